@@ -1,0 +1,37 @@
+//! Points in time.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Serialize, Serializer};
+
+/// Milliseconds since the Unix epoch. What concerns a session comes from the store's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Timestamp(pub u64);
+
+impl Timestamp {
+    /// This process's wall clock. Lifetimes are the store's to decide; see [`Timestamp`].
+    pub fn now() -> Self {
+        Self(u64::try_from(Utc::now().timestamp_millis()).unwrap_or(0))
+    }
+
+    /// Whole seconds since the Unix epoch: an RFC 7519 `NumericDate`.
+    pub fn seconds(self) -> u64 {
+        self.0 / 1000
+    }
+
+    /// Milliseconds from `earlier` until this; zero when it is later.
+    pub fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// RFC 3339 in UTC with milliseconds.
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        i64::try_from(self.0)
+            .ok()
+            .and_then(DateTime::from_timestamp_millis)
+            .unwrap_or_default()
+            .to_rfc3339_opts(SecondsFormat::Millis, true)
+            .serialize(serializer)
+    }
+}

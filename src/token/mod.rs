@@ -1,0 +1,9 @@
+//! Tokens: what proves a session. Pure, except for reading key files.
+
+pub mod access;
+pub mod handle;
+pub mod keys;
+
+pub use access::{AccessClaims, AccessError};
+pub use handle::{Handle, HandleError};
+pub use keys::{KeyError, KeyRing};
