@@ -62,7 +62,7 @@ end
 
 local absolute = issued + tonumber(ARGV[7])
 local expiry = math.min(issued + tonumber(ARGV[6]), absolute)
-local fields = { 'u', user, 'c', issued, 'a', issued, 'x', absolute, 'i', ARGV[6], 'g', 1, 'v', 0,
+local fields = { 'u', user, 'c', issued, 'a', issued, 't', issued, 'x', absolute, 'i', ARGV[6], 'g', 1, 'v', 0,
   'r', issued, 'h', ARGV[9], 'y', ARGV[11], 'd', ARGV[12] }
 for i = 13, #ARGV do
   fields[#fields + 1] = ARGV[i]

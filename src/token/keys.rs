@@ -17,37 +17,15 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::jwk::{Jwk, JwkSet, PublicKeyUse, ThumbprintHash};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey};
-use serde::{Deserialize, Serialize};
 
+use crate::config::SigningAlgorithm;
 use crate::model::Timestamp;
 
-/// How access tokens are signed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum SigningAlgorithm {
-    /// Ed25519 (RFC 8037).
-    EdDSA,
-    /// ECDSA with P-256 and SHA-256 (RFC 7518 section 3.4).
-    ES256,
-    /// RSASSA-PKCS1-v1_5 with SHA-256 (RFC 7518 section 3.3), 2048 bits.
-    RS256,
-}
-
-impl SigningAlgorithm {
-    fn jwt(self) -> Algorithm {
-        match self {
-            Self::EdDSA => Algorithm::EdDSA,
-            Self::ES256 => Algorithm::ES256,
-            Self::RS256 => Algorithm::RS256,
-        }
-    }
-
-    /// As it stands in a JOSE header.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::EdDSA => "EdDSA",
-            Self::ES256 => "ES256",
-            Self::RS256 => "RS256",
-        }
+fn jwt(algorithm: SigningAlgorithm) -> Algorithm {
+    match algorithm {
+        SigningAlgorithm::EdDSA => Algorithm::EdDSA,
+        SigningAlgorithm::ES256 => Algorithm::ES256,
+        SigningAlgorithm::RS256 => Algorithm::RS256,
     }
 }
 
@@ -100,15 +78,13 @@ impl SigningKey {
             .or_else(|_| EncodingKey::from_ec_pem(pem).map(|key| (SigningAlgorithm::ES256, key)))
             .or_else(|_| EncodingKey::from_rsa_pem(pem).map(|key| (SigningAlgorithm::RS256, key)))
             .ok()?;
-        let mut jwk = Jwk::from_encoding_key(&encoding, algorithm.jwt()).ok()?;
+        let mut jwk = Jwk::from_encoding_key(&encoding, jwt(algorithm)).ok()?;
         let kid = jwk.thumbprint(ThumbprintHash::SHA256).ok()?;
         jwk.common.key_id = Some(kid.clone());
         jwk.common.public_key_use = Some(PublicKeyUse::Signature);
         let decoding = DecodingKey::from_jwk(&jwk).ok()?;
-        let header = URL_SAFE_NO_PAD.encode(format!(
-            r#"{{"typ":"at+jwt","alg":"{}","kid":"{kid}"}}"#,
-            algorithm.as_str()
-        ));
+        let header = format!(r#"{{"typ":"at+jwt","alg":"{algorithm:?}","kid":"{kid}"}}"#);
+        let header = URL_SAFE_NO_PAD.encode(header);
         Some(Self { kid, algorithm, header, encoding, decoding, jwk })
     }
 
@@ -118,12 +94,12 @@ impl SigningKey {
     }
 
     pub(super) fn sign(&self, message: &[u8]) -> Result<String, KeyError> {
-        jsonwebtoken::crypto::sign(message, &self.encoding, self.algorithm.jwt())
+        jsonwebtoken::crypto::sign(message, &self.encoding, jwt(self.algorithm))
             .map_err(|_| KeyError::Crypto("signing failed"))
     }
 
     pub(super) fn verifies(&self, signature: &str, message: &[u8]) -> bool {
-        let algorithm = self.algorithm.jwt();
+        let algorithm = jwt(self.algorithm);
         jsonwebtoken::crypto::verify(signature, message, &self.decoding, algorithm).unwrap_or(false)
     }
 }
@@ -133,6 +109,7 @@ pub struct HandleKey {
     pub(super) id: [u8; 4],
     pub(super) mac: hmac::Key,
     pub(super) seal: hmac::Key,
+    request: hmac::Key,
 }
 
 impl HandleKey {
@@ -151,6 +128,7 @@ impl HandleKey {
             id: [a, b, c, d],
             mac: hmac::Key::new(hmac::HMAC_SHA256, &derived(b"handle mac v1")?),
             seal: hmac::Key::new(hmac::HMAC_SHA256, &derived(b"handle seal v1")?),
+            request: hmac::Key::new(hmac::HMAC_SHA256, &derived(b"request id v1")?),
         })
     }
 }
@@ -234,6 +212,11 @@ impl KeyRing {
     pub(super) fn handle_key(&self) -> &HandleKey {
         // `open` returns no ring without one.
         &self.handle[self.handle.len() - 1]
+    }
+
+    /// Turns the id of a request into the id of the session that it creates.
+    pub fn request_key(&self) -> &hmac::Key {
+        &self.handle_key().request
     }
 
     pub(super) fn handle_key_by_id(&self, id: &[u8]) -> Option<&HandleKey> {

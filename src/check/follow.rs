@@ -1,0 +1,127 @@
+//! Following the feed: snapshot, then every entry, then proof that none is missing.
+
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Freshness, Revocations};
+use crate::store::feed::Position;
+use crate::store::{Store, StoreError};
+use crate::telemetry::metrics;
+
+const BEAT: Duration = Duration::from_millis(500);
+const RETRY: Duration = Duration::from_millis(50);
+
+/// Keeps revocations current until told to stop.
+pub async fn follow(
+    store: Store,
+    revocations: &Revocations,
+    freshness: &Freshness,
+    retention: Duration,
+    stop: CancellationToken,
+) {
+    let work = async {
+        tokio::join!(
+            read(&store, revocations, freshness),
+            beat(&store, revocations, freshness),
+            forget(revocations, retention),
+        )
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        _ = work => {}
+    }
+}
+
+async fn forget(revocations: &Revocations, retention: Duration) {
+    let mut timer = tokio::time::interval(Duration::from_secs(30));
+    loop {
+        timer.tick().await;
+        revocations.forget(retention);
+    }
+}
+
+async fn read(store: &Store, revocations: &Revocations, freshness: &Freshness) {
+    loop {
+        match catch_up(store, revocations, freshness).await {
+            Ok(positions) => {
+                // A read in flight when history is found changed may deliver what was lost.
+                tokio::select! {
+                    () = freshness.lost.notified() => tracing::warn!("the feed has a gap; reading it anew"),
+                    () = entries(store, revocations, freshness, positions) => {}
+                }
+                metrics::feed_resync();
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the feed cannot be read");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+/// Notes where the feeds end, then learns every tombstone: what comes after stands in the feed.
+async fn catch_up(
+    store: &Store,
+    revocations: &Revocations,
+    freshness: &Freshness,
+) -> Result<Vec<Position>, StoreError> {
+    let buckets = (0..store.buckets()).map(|bucket| u8::try_from(bucket).unwrap_or(u8::MAX));
+    let positions = buckets.map(|bucket| async move {
+        let position = store.feed_tail(bucket).await?;
+        for revocation in store.feed_tombstones(bucket).await? {
+            revocations.learn(bucket, &revocation);
+        }
+        freshness.applied(bucket, position.seq);
+        Ok::<_, StoreError>(position)
+    });
+    futures::future::try_join_all(positions).await
+}
+
+/// Applies entries in order until one is missing.
+async fn entries(
+    store: &Store,
+    revocations: &Revocations,
+    freshness: &Freshness,
+    mut positions: Vec<Position>,
+) {
+    loop {
+        let entries = match store.feed_read(&positions).await {
+            Ok(entries) => entries,
+            Err(error) => {
+                tracing::debug!(%error, "the feed cannot be read");
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
+        };
+        for entry in entries {
+            let position = &mut positions[usize::from(entry.bucket)];
+            revocations.learn(entry.bucket, &entry.revocation);
+            if entry.seq != position.seq + 1 {
+                return;
+            }
+            (position.seq, position.id) = (entry.seq, entry.id);
+            freshness.applied(entry.bucket, entry.seq);
+        }
+    }
+}
+
+async fn beat(store: &Store, revocations: &Revocations, freshness: &Freshness) {
+    let mut timer = tokio::time::interval(BEAT);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        timer.tick().await;
+        let beats = (0..store.buckets()).map(|bucket| async move {
+            let bucket = u8::try_from(bucket).unwrap_or(u8::MAX);
+            let applied = freshness.before_beat(bucket);
+            #[expect(clippy::disallowed_methods, reason = "the proof is as old as its question")]
+            let sent = Instant::now();
+            match store.feed_heartbeat(bucket).await {
+                Ok(beat) => freshness.beat(bucket, applied, sent, beat.seq),
+                Err(error) => tracing::debug!(%error, "no heartbeat"),
+            }
+        });
+        futures::future::join_all(beats).await;
+        metrics::feed(freshness.worst(), revocations.len(), store.is_up());
+    }
+}

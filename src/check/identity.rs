@@ -1,0 +1,65 @@
+//! Who a verified credential speaks for, ready to be handed to a proxy.
+
+use std::sync::atomic::AtomicU64;
+
+use axum::http::HeaderValue;
+use serde_json::Value;
+
+use crate::model::{SessionId, Timestamp, UserId};
+use crate::token::AccessClaims;
+
+/// What a check answers, made once for a token.
+#[derive(Debug)]
+pub struct Identity {
+    /// The user.
+    pub user: UserId,
+    /// The session.
+    pub session: SessionId,
+    /// The generation of the refresh token that the credential came with.
+    pub generation: u32,
+    /// The user's bucket.
+    pub bucket: u8,
+    /// When the credential was issued, by the store's clock.
+    pub issued: Timestamp,
+    /// When it expires, in seconds.
+    pub expires: u64,
+    /// When the user last proved who they are, in seconds.
+    pub auth_time: u64,
+    /// What the user may do.
+    pub roles: Vec<String>,
+    /// `Remote-User`, `-Groups`, `-Email`, `-Name`, `-Session`.
+    pub headers: [HeaderValue; 5],
+    /// When activity was last taken note of, in seconds.
+    pub(super) noted: AtomicU64,
+}
+
+impl Identity {
+    /// `None` when a claim cannot stand in a header, which no login of ours lets happen.
+    pub(super) fn new(claims: &AccessClaims, bucket: u8) -> Option<Self> {
+        let claim = |name: &str| claims.extra.get(name).and_then(Value::as_str).unwrap_or_default();
+        let session = claims.sid.to_string();
+        let values = [
+            claims.sub.as_str(),
+            &claims.roles.join(","),
+            claim("email"),
+            claim("name"),
+            &session,
+        ];
+        let mut headers = [const { HeaderValue::from_static("") }; 5];
+        for (header, value) in headers.iter_mut().zip(values) {
+            *header = HeaderValue::from_bytes(value.as_bytes()).ok()?;
+        }
+        Some(Self {
+            user: claims.sub.clone(),
+            session: claims.sid,
+            generation: claims.generation,
+            bucket,
+            issued: claims.issued(),
+            expires: claims.exp,
+            auth_time: claims.auth_time,
+            roles: claims.roles.clone(),
+            headers,
+            noted: AtomicU64::new(0),
+        })
+    }
+}

@@ -1,0 +1,117 @@
+//! The hot path: is this request from a live session?
+//!
+//! Answered from memory. A token's signature is verified once and remembered by its exact bytes;
+//! what was revoked is looked up after that, always. The feed keeps the revocations current and
+//! proves twice a second that it does; when the proof is too old, Redis is asked for every check.
+
+mod activity;
+mod follow;
+mod freshness;
+mod identity;
+mod revocations;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quick_cache::sync::Cache;
+
+pub use activity::{Activities, ActivityWriter};
+pub use follow::follow;
+pub use freshness::Freshness;
+pub use identity::Identity;
+pub use revocations::Revocations;
+
+use crate::model::Timestamp;
+use crate::store::Store;
+use crate::telemetry::metrics::Source;
+use crate::token::access::{AccessTokens, LEEWAY};
+use crate::token::KeyRing;
+
+/// Why a credential does not prove a live session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Not a token of ours, or expired.
+    Invalid,
+    /// Its session was revoked.
+    Revoked,
+    /// The feed is too old and Redis cannot be asked.
+    Unknown,
+}
+
+/// Decides about credentials.
+pub struct Check {
+    /// How tokens are verified.
+    pub tokens: AccessTokens,
+    /// With which keys.
+    pub keys: Arc<KeyRing>,
+    /// What is known to be dead.
+    pub revocations: Arc<Revocations>,
+    /// How current that is.
+    pub freshness: Arc<Freshness>,
+    /// Who wants to know which sessions are in use.
+    pub activities: Activities,
+    store: Store,
+    verified: Cache<Box<str>, Arc<Identity>>,
+    max_staleness: Duration,
+}
+
+impl Check {
+    /// A check over what the feed will make known.
+    pub fn new(
+        store: Store,
+        keys: Arc<KeyRing>,
+        tokens: AccessTokens,
+        activities: Activities,
+        remembered_tokens: usize,
+        max_staleness: Duration,
+    ) -> Self {
+        let buckets = usize::from(store.buckets());
+        Self {
+            tokens,
+            keys,
+            revocations: Arc::new(Revocations::new(buckets)),
+            freshness: Arc::new(Freshness::new(buckets)),
+            activities,
+            store,
+            verified: Cache::new(remembered_tokens),
+            max_staleness,
+        }
+    }
+
+    /// Who a bearer token speaks for, if its session is live. `strict` asks Redis in any case.
+    pub async fn authenticate(
+        &self,
+        token: &str,
+        now: Timestamp,
+        strict: bool,
+    ) -> (Result<Arc<Identity>, Refusal>, Source) {
+        let Some(identity) = self.verified(token, now) else {
+            return (Err(Refusal::Invalid), Source::Memory);
+        };
+        if self.revocations.cover(&identity) {
+            return (Err(Refusal::Revoked), Source::Memory);
+        }
+        if strict || self.freshness.staleness(identity.bucket) > self.max_staleness {
+            let live = self.store.session_load(identity.bucket, identity.session).await;
+            let answer = match live {
+                Ok(Some(record)) if record.session.user == identity.user => Ok(identity),
+                Ok(_) => Err(Refusal::Revoked),
+                Err(_) => Err(Refusal::Unknown),
+            };
+            return (answer, Source::Store);
+        }
+        (Ok(identity), Source::Memory)
+    }
+
+    /// The identity of a genuine token. Only what was verified is remembered.
+    fn verified(&self, token: &str, now: Timestamp) -> Option<Arc<Identity>> {
+        if let Some(identity) = self.verified.get(token) {
+            return (identity.expires + LEEWAY > now.seconds()).then_some(identity);
+        }
+        let claims = self.tokens.verify(token, now, &self.keys).ok()?;
+        let bucket = self.store.bucket_of(&claims.sub);
+        let identity = Arc::new(Identity::new(&claims, bucket)?);
+        self.verified.insert(token.into(), Arc::clone(&identity));
+        Some(identity)
+    }
+}

@@ -1,0 +1,169 @@
+//! What settings may be, beyond their types.
+
+use std::collections::HashSet;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use secrecy::ExposeSecret as _;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+use url::Url;
+
+use super::duration::Shown;
+use super::{Config, EMBEDDED};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_mins(1);
+/// Browsers keep no cookie for longer.
+const COOKIE: Duration = Duration::from_hours(400 * 24);
+
+const SCHEMES: &str = "redis, rediss, valkey, valkeys, redis+unix, redis-cluster, rediss-cluster, \
+    redis-sentinel, rediss-sentinel";
+
+/// A key's dotted name and its value.
+macro_rules! at {
+    ($config:ident.$section:ident.$key:ident) => {
+        (concat!(stringify!($section), ".", stringify!($key)), &$config.$section.$key)
+    };
+}
+
+/// Dotted keys and what is wrong with their values.
+pub(super) fn problems(config: &Config) -> Vec<(String, String)> {
+    let mut found = Found(Vec::new());
+    server(config, &mut found);
+    redis(config, &mut found);
+    tokens(config, &mut found);
+    sessions(config, &mut found);
+    check(config, &mut found);
+    login(config, &mut found);
+    found.range(at!(config.limits.failures_per_minute), 1..=100_000);
+    geoip(config, &mut found);
+    found.time(at!(config.sweep.interval), SECOND / 10..=10 * MINUTE);
+    log(config, &mut found);
+    found.0
+}
+
+struct Found(Vec<(String, String)>);
+
+impl Found {
+    fn unless(&mut self, fine: bool, key: &str, what: impl Display) {
+        if !fine {
+            self.0.push((key.to_owned(), what.to_string()));
+        }
+    }
+
+    fn range<T: PartialOrd + Display>(&mut self, (key, value): (&str, &T), may: RangeInclusive<T>) {
+        let what = format_args!("{value} is out of range, {} to {}", may.start(), may.end());
+        self.unless(may.contains(value), key, what);
+    }
+
+    fn time(&mut self, (key, value): (&str, &Duration), may: RangeInclusive<Duration>) {
+        let (shortest, longest) = may.into_inner();
+        self.range((key, &Shown(*value)), Shown(shortest)..=Shown(longest));
+    }
+
+    fn at_most(&mut self, (key, value): (&str, &Duration), (other, most): (&str, &Duration)) {
+        let what = format_args!("{} is longer than {other}, {}", Shown(*value), Shown(*most));
+        self.unless(value <= most, key, what);
+    }
+
+    /// Quotes nothing, for a password is one of the things that may be wrong.
+    fn page(&mut self, key: &str, url: &Url) {
+        self.unless(matches!(url.scheme(), "http" | "https"), key, "is neither http nor https");
+        let user = !url.username().is_empty() || url.password().is_some();
+        self.unless(!user, key, "holds a user name or a password");
+    }
+}
+
+fn server(config: &Config, found: &mut Found) {
+    let (key, url) = at!(config.server.public_url);
+    found.page(key, url);
+    let bare = matches!(url.path(), "" | "/") && url.query().is_none() && url.fragment().is_none();
+    found.unless(bare, key, "holds more than scheme, host and port");
+    found.time(at!(config.server.drain), Duration::ZERO..=10 * MINUTE);
+    found.range(at!(config.server.max_connections), 1..=1_000_000);
+}
+
+fn redis(config: &Config, found: &mut Found) {
+    let (key, url) = at!(config.redis.url);
+    let known = |url: Url| {
+        SCHEMES.split(", ").any(|scheme| scheme == url.scheme())
+            && match url.scheme() {
+                "redis+unix" => url.path().len() > 1,
+                _ => url.host_str().is_some_and(|host| !host.is_empty()),
+            }
+    };
+    let fine = config.redis.is_embedded() || Url::parse(url.expose_secret()).is_ok_and(known);
+    let what = format_args!("is neither {EMBEDDED:?} nor an address of one of {SCHEMES}");
+    found.unless(fine, key, what);
+    found.range(at!(config.redis.buckets), 1..=256);
+    let (key, buckets) = at!(config.redis.buckets);
+    let what = format_args!("{buckets} is not a power of two");
+    found.unless(buckets.is_power_of_two(), key, what);
+    found.range(at!(config.redis.connections), 1..=16);
+    found.time(at!(config.redis.timeout), SECOND / 100..=2 * SECOND);
+}
+
+fn tokens(config: &Config, found: &mut Found) {
+    let (key, issuer) = at!(config.tokens.issuer);
+    found.unless(issuer.as_deref() != Some(""), key, "is empty");
+    let (key, audience) = at!(config.tokens.audience);
+    let named = !audience.is_empty() && audience.iter().all(|name| !name.is_empty());
+    found.unless(named, key, "is empty or holds an empty name");
+    found.time(at!(config.tokens.access_ttl), SECOND..=60 * MINUTE);
+    found.time(at!(config.tokens.grace), Duration::ZERO..=MINUTE);
+}
+
+fn sessions(config: &Config, found: &mut Found) {
+    found.range(at!(config.sessions.limit), 1..=100);
+    found.at_most(at!(config.tokens.access_ttl), at!(config.sessions.idle));
+    found.at_most(at!(config.sessions.idle), at!(config.sessions.absolute));
+    found.at_most(at!(config.sessions.idle), at!(config.sessions.remembered_idle));
+    found.at_most(at!(config.sessions.absolute), at!(config.sessions.remembered_absolute));
+    found.at_most(at!(config.sessions.remembered_idle), at!(config.sessions.remembered_absolute));
+    found.at_most(at!(config.sessions.absolute), ("a cookie can live", &COOKIE));
+    found.at_most(at!(config.sessions.remembered_absolute), ("a cookie can live", &COOKIE));
+}
+
+fn check(config: &Config, found: &mut Found) {
+    found.time(at!(config.check.max_staleness), SECOND..=5 * MINUTE);
+    found.range(at!(config.check.remembered_tokens), 0..=10_000_000);
+    found.time(at!(config.check.activity_flush), SECOND / 10..=MINUTE);
+}
+
+fn login(config: &Config, found: &mut Found) {
+    if let (key, Some(url)) = at!(config.login.url) {
+        found.page(key, url);
+    }
+    let (mut names, mut hashes) = (HashSet::new(), HashSet::new());
+    let (path, keys) = at!(config.login.service_keys);
+    for (index, key) in keys.iter().enumerate() {
+        let at = |field: &str| format!("{path}[{index}].{field}");
+        let name = &key.name;
+        let spelled = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
+        let fine = (1..=32).contains(&name.len()) && name.bytes().all(spelled);
+        let what = format_args!("{name:?} is not 1 to 32 of a-z, 0-9 and -");
+        found.unless(fine, &at("name"), what);
+        let what = format_args!("{name:?} names two of them");
+        found.unless(names.insert(name), &at("name"), what);
+        found.unless(hashes.insert(key.sha256), &at("sha256"), "stands in two of them");
+        found.unless(!key.scopes.is_empty(), &at("scopes"), "is empty");
+    }
+}
+
+fn geoip(config: &Config, found: &mut Found) {
+    if let (key, Some(path)) = at!(config.geoip.database) {
+        found.unless(path.is_file(), key, format_args!("{path:?} is not a file"));
+    }
+}
+
+fn log(config: &Config, found: &mut Found) {
+    let (key, level) = at!(config.log.level);
+    // To EnvFilter a misspelt level is the name of a target, and everything else falls silent.
+    let targeted = |part: &str| part.contains(['=', '[', ']', '{', '}']);
+    let mut parts = level.split(',').map(str::trim);
+    let fine = parts.all(|part| targeted(part) || part.parse::<LevelFilter>().is_ok());
+    let what = format_args!("{level:?} is neither a level nor a list of directives");
+    found.unless(fine && EnvFilter::try_new(level).is_ok(), key, what);
+}

@@ -1,0 +1,163 @@
+//! Who calls the API: a user with a session, or a backend with a key.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use aws_lc_rs::{constant_time, digest};
+use axum::extract::{ConnectInfo, FromRequestParts};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+
+use super::client;
+use super::problem::Problem;
+use crate::check::{Identity, Refusal};
+use crate::config::{Scope, ServiceKey};
+use crate::model::Timestamp;
+use crate::state::Gateway;
+
+/// The credential of an `Authorization: Bearer` header (RFC 6750 section 2.1). Two of them are
+/// none: nobody can say which one counts.
+pub(super) fn bearer(headers: &HeaderMap) -> Result<Option<&str>, ()> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(());
+    }
+    let (scheme, token) = value.to_str().map_err(drop)?.split_once(' ').ok_or(())?;
+    if scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() {
+        Ok(Some(token))
+    } else {
+        Err(())
+    }
+}
+
+/// The address of the client, from trusted proxies only.
+pub(super) struct ClientAddress(pub(super) IpAddr);
+
+impl FromRequestParts<Arc<Gateway>> for ClientAddress {
+    type Rejection = Problem;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        gateway: &Arc<Gateway>,
+    ) -> Result<Self, Problem> {
+        let ConnectInfo(peer) = ConnectInfo::<SocketAddr>::from_request_parts(parts, gateway)
+            .await
+            .map_err(|_| Problem::internal())?;
+        let trusted = &gateway.config.server.trusted_proxies;
+        Ok(Self(client::address(peer, &parts.headers, trusted)))
+    }
+}
+
+/// A user, by an access token of a live session.
+pub(super) struct User(pub(super) Arc<Identity>);
+
+impl FromRequestParts<Arc<Gateway>> for User {
+    type Rejection = Problem;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        gateway: &Arc<Gateway>,
+    ) -> Result<Self, Problem> {
+        let ClientAddress(address) = ClientAddress::from_request_parts(parts, gateway).await?;
+        let token = match bearer(&parts.headers) {
+            Ok(Some(token)) => token,
+            Ok(None) => {
+                return Err(Problem::unauthenticated("send an access token: Authorization: Bearer …"));
+            }
+            Err(()) => return Err(Problem::unauthenticated("the Authorization header is malformed")),
+        };
+        match gateway.check.authenticate(token, Timestamp::now(), false).await.0 {
+            Ok(identity) => Ok(Self(identity)),
+            Err(Refusal::Unknown) => Err(Problem::unavailable()),
+            Err(Refusal::Invalid | Refusal::Revoked) => {
+                let refusal = Problem::unauthenticated("the access token is not valid, or no longer");
+                Err(gateway.failures.answer(address, refusal))
+            }
+        }
+    }
+}
+
+/// A backend, by its service key.
+pub(super) struct Service(pub(super) ServiceKey);
+
+impl Service {
+    /// Refuses a backend without one of these scopes.
+    pub(super) fn may(&self, scopes: &[Scope]) -> Result<(), Problem> {
+        if self.0.scopes.iter().any(|scope| scopes.contains(scope)) {
+            return Ok(());
+        }
+        let names: Vec<String> = scopes
+            .iter()
+            .filter_map(|scope| serde_json::to_value(scope).ok()?.as_str().map(str::to_owned))
+            .collect();
+        let detail = format!("the service key needs the scope {}", names.join(" or "));
+        Err(Problem::forbidden(&detail))
+    }
+
+    fn find(token: &str, keys: &[ServiceKey]) -> Option<Self> {
+        let hash = digest::digest(&digest::SHA256, token.as_bytes());
+        keys.iter()
+            .find(|key| constant_time::verify_slices_are_equal(&key.sha256, hash.as_ref()).is_ok())
+            .map(|key| Self(key.clone()))
+    }
+}
+
+impl FromRequestParts<Arc<Gateway>> for Service {
+    type Rejection = Problem;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        gateway: &Arc<Gateway>,
+    ) -> Result<Self, Problem> {
+        let ClientAddress(address) = ClientAddress::from_request_parts(parts, gateway).await?;
+        let keys = &gateway.config.login.service_keys;
+        match bearer(&parts.headers) {
+            Ok(Some(token)) => Self::find(token, keys).ok_or_else(|| {
+                let refusal = Problem::unauthenticated("the service key is not known");
+                gateway.failures.answer(address, refusal)
+            }),
+            _ => Err(Problem::unauthenticated("send a service key: Authorization: Bearer …")),
+        }
+    }
+}
+
+/// An administrator: a backend with a scope for it, or a user with the role `admin`.
+pub(super) enum Admin {
+    Service(Service),
+    User(Arc<Identity>),
+}
+
+impl Admin {
+    /// Refuses who may not do this: a backend without one of the scopes, or, for a change, a
+    /// user whose login is 15 minutes old.
+    pub(super) fn may(&self, scopes: &[Scope], changes: bool) -> Result<(), Problem> {
+        const RECENT: u64 = 15 * 60;
+        match self {
+            Self::Service(service) => service.may(scopes),
+            Self::User(user) if !user.roles.iter().any(|role| role == "admin") => {
+                Err(Problem::forbidden("this needs the role admin"))
+            }
+            Self::User(user) if changes && Timestamp::now().seconds() > user.auth_time + RECENT => {
+                Err(Problem::step_up("this needs a login within the last 15 minutes"))
+            }
+            Self::User(_) => Ok(()),
+        }
+    }
+}
+
+impl FromRequestParts<Arc<Gateway>> for Admin {
+    type Rejection = Problem;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        gateway: &Arc<Gateway>,
+    ) -> Result<Self, Problem> {
+        if let Ok(Some(token)) = bearer(&parts.headers)
+            && let Some(service) = Service::find(token, &gateway.config.login.service_keys)
+        {
+            return Ok(Self::Service(service));
+        }
+        User::from_request_parts(parts, gateway).await.map(|User(user)| Self::User(user))
+    }
+}

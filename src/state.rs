@@ -1,0 +1,123 @@
+//! The app: which parts there are, and what they need of each other.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use metrics_process::Collector;
+
+use crate::check::{Activities, ActivityWriter, Check};
+use crate::config::Config;
+use crate::http::Failures;
+use crate::model::{Revocation, SessionId};
+use crate::sessions::Sessions;
+use crate::sessions::location::Locations;
+use crate::store::Store;
+use crate::token::KeyRing;
+use crate::token::access::AccessTokens;
+
+/// What requests are answered with.
+pub struct Gateway {
+    /// As it was at start.
+    pub config: Config,
+    /// The hot path.
+    pub check: Check,
+    /// What can be done with a session.
+    pub sessions: Sessions,
+    /// Addresses whose credentials were refused.
+    pub failures: Failures,
+    /// Where addresses are.
+    pub locations: Arc<Locations>,
+    /// Renders what was measured.
+    pub metrics: PrometheusHandle,
+    /// Measures this process.
+    pub process: Collector,
+    store: Store,
+    prepared: AtomicBool,
+    stopping: AtomicBool,
+}
+
+/// How long a revocation is kept: longer than any token lives that it could speak of.
+pub fn retention(config: &Config) -> Duration {
+    const LEAST: Duration = Duration::from_secs(20 * 60);
+    const MARGIN: Duration = Duration::from_secs(5 * 60);
+    LEAST.max(config.tokens.access_ttl + MARGIN)
+}
+
+impl Gateway {
+    /// Wires the parts together.
+    pub fn new(
+        config: Config,
+        store: Store,
+        keys: Arc<KeyRing>,
+        locations: Arc<Locations>,
+        metrics: PrometheusHandle,
+    ) -> (Arc<Self>, ActivityWriter) {
+        let tokens = AccessTokens {
+            issuer: config.issuer(),
+            audience: config.tokens.audience.clone(),
+            ttl: config.tokens.access_ttl.as_secs(),
+        };
+        let (activities, writer) = Activities::new(store.clone(), config.check.activity_flush);
+        let check = Check::new(
+            store.clone(),
+            Arc::clone(&keys),
+            tokens.clone(),
+            activities,
+            config.check.remembered_tokens,
+            config.check.max_staleness,
+        );
+        let sessions =
+            Sessions::new(store.clone(), keys, tokens, Arc::clone(&locations), &config);
+        let gateway = Self {
+            failures: Failures::per_minute(config.limits.failures_per_minute),
+            config,
+            check,
+            sessions,
+            locations,
+            metrics,
+            process: Collector::default(),
+            store,
+            prepared: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+        };
+        (Arc::new(gateway), writer)
+    }
+
+    /// These sessions ended here: this gateway need not wait for the feed to say so.
+    pub(crate) fn ended(&self, sessions: &[SessionId]) {
+        for session in sessions {
+            self.check.revocations.learn(0, &Revocation::Session(*session));
+        }
+    }
+
+    /// The store was found fit.
+    pub(crate) fn prepared(&self) {
+        self.prepared.store(true, Ordering::Release);
+    }
+
+    /// No new requests, please.
+    pub(crate) fn stopping(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    /// Each part, and what keeps it from being of use.
+    pub(crate) fn readiness(&self) -> Vec<(&'static str, Option<String>)> {
+        let staleness = self.check.freshness.worst();
+        let allowed = self.config.check.max_staleness;
+        let redis = if !self.prepared.load(Ordering::Acquire) {
+            Some("not connected yet".to_owned())
+        } else if !self.store.is_up() {
+            Some("not connected".to_owned())
+        } else {
+            None
+        };
+        let feed = (staleness > allowed).then(|| match staleness {
+            Duration::MAX => "not read yet".to_owned(),
+            _ => format!("{:.1} s old", staleness.as_secs_f64()),
+        });
+        let stopping = self.stopping.load(Ordering::Acquire).then(|| "stopping".to_owned());
+        vec![("redis", redis), ("feed", feed), ("process", stopping)]
+    }
+}

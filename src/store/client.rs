@@ -1,0 +1,55 @@
+//! Connections. Every default of the client that is unsafe for this use is set here, on purpose.
+
+use std::time::Duration;
+
+use fred::prelude::*;
+use fred::types::config::{ReconnectError, UnresponsiveConfig};
+
+use super::StoreError;
+use crate::config::Redis;
+
+/// A pool for commands, and a connection of its own for the blocking reads of the feed.
+pub(super) fn build(config: &Redis, url: &str) -> Result<(Pool, Client), StoreError> {
+    let mut builder = builder(url)?;
+    builder.with_performance_config(|performance| {
+        // 0 would wait for ever.
+        performance.default_command_timeout = config.timeout;
+        performance.broadcast_channel_capacity = 4096;
+    });
+    let pool = builder.build_pool(config.connections)?;
+    builder.with_performance_config(|performance| {
+        // A blocking read brings its own limit.
+        performance.default_command_timeout = Duration::ZERO;
+    });
+    Ok((pool, builder.build()?))
+}
+
+fn builder(url: &str) -> Result<Builder, StoreError> {
+    let mut config = Config::from_url(url)?;
+    // A gateway outlives a Redis that is not there yet.
+    config.fail_fast = false;
+    let mut builder = Builder::from_config(config);
+    builder
+        // 0 attempts: never give up. A finite number leaves a dead pool behind.
+        .set_policy(ReconnectPolicy::new_exponential(0, 20, 1000, 2))
+        .with_connection_config(|connection| {
+            connection.connection_timeout = Duration::from_secs(1);
+            connection.internal_command_timeout = Duration::from_secs(1);
+            connection.unresponsive = UnresponsiveConfig {
+                max_timeout: Some(Duration::from_secs(3)),
+                interval: Duration::from_millis(500),
+            };
+            // A script that may have run is not sent again behind the caller's back.
+            connection.max_command_attempts = 1;
+            connection.max_command_buffer_len = 10_000;
+            connection.tcp.nodelay = Some(true);
+            connection.tcp.user_timeout = Some(Duration::from_secs(3));
+            connection.reconnect_errors = vec![
+                ReconnectError::ClusterDown,
+                ReconnectError::Loading,
+                ReconnectError::MasterDown,
+                ReconnectError::ReadOnly,
+            ];
+        });
+    Ok(builder)
+}

@@ -1,0 +1,110 @@
+//! The scripts of `lua/`: joined with what they share, sent by hash, and sent whole when the
+//! server does not have them.
+
+use std::sync::LazyLock;
+use std::time::Instant;
+
+use fred::bytes_utils::Str;
+use fred::prelude::*;
+
+use super::{Store, StoreError, keys};
+use crate::telemetry::metrics;
+
+/// A Lua script, as one text.
+pub(super) struct Script {
+    /// Its file, and the label of its metrics.
+    pub(super) name: &'static str,
+    source: Str,
+    sha: Str,
+}
+
+impl Script {
+    fn new(name: &'static str, flags: &str, shared: &[&str], body: &str) -> Self {
+        let source = format!("#!lua flags={flags}\n{}\n{body}", shared.concat());
+        let sha = fred::util::sha1_hash(&source);
+        Self { name, source: source.into(), sha: sha.into() }
+    }
+}
+
+const BUCKET: &str = include_str!("../../lua/lib/bucket.lua");
+const RECORD: &str = include_str!("../../lua/lib/record.lua");
+const FEED: &str = include_str!("../../lua/lib/feed.lua");
+const SESSION: &str = include_str!("../../lua/lib/session.lua");
+const DESCRIBE: &str = include_str!("../../lua/lib/describe.lua");
+
+macro_rules! script {
+    ($constant:ident, $name:literal, $flags:literal, [$($shared:ident),*]) => {
+        pub(super) static $constant: LazyLock<Script> = LazyLock::new(|| {
+            let body = include_str!(concat!("../../lua/", $name, ".lua"));
+            Script::new($name, $flags, &[$($shared),*], body)
+        });
+    };
+}
+
+// `allow-oom`: what ends or proves something must work when memory is full. A script with neither
+// flag is refused by a full server before its first line, so it never stops half way.
+script!(CREATE, "session_create", "", [BUCKET, RECORD, FEED, SESSION, DESCRIBE]);
+script!(ROTATE, "session_rotate", "allow-oom", [BUCKET, RECORD, FEED, SESSION]);
+script!(LOAD, "session_load", "no-writes", [BUCKET, RECORD, SESSION, DESCRIBE]);
+script!(LIST, "session_list", "no-writes", [BUCKET, RECORD, SESSION, DESCRIBE]);
+script!(UPDATE, "session_update", "", [BUCKET, RECORD, SESSION, DESCRIBE]);
+script!(TOUCH, "session_touch", "", [BUCKET, RECORD, SESSION]);
+script!(REVOKE, "session_revoke", "allow-oom", [BUCKET, RECORD, FEED, SESSION]);
+script!(REVOKE_ALL, "session_revoke_all", "allow-oom", [BUCKET, RECORD, FEED, SESSION]);
+script!(EVERYTHING, "revoke_everything", "allow-oom", [BUCKET, RECORD, FEED]);
+script!(SWEEP, "session_sweep", "allow-oom", [BUCKET, RECORD, SESSION]);
+script!(HEARTBEAT, "feed_heartbeat", "allow-oom", [BUCKET]);
+script!(TAIL, "feed_tail", "no-writes", [BUCKET]);
+
+impl Store {
+    /// Runs a script in a bucket. `NOSCRIPT` means that nothing ran, so sending it whole is safe.
+    pub(super) async fn run(
+        &self,
+        script: &Script,
+        bucket: u8,
+        arguments: Vec<Value>,
+    ) -> Result<Vec<Value>, StoreError> {
+        let start = Instant::now();
+        let retention = i64::try_from(self.retention.as_millis()).unwrap_or(i64::MAX);
+        let mut args = Vec::with_capacity(arguments.len() + 1);
+        args.push(Value::from(retention));
+        args.extend(arguments);
+        let key = keys::feed(bucket);
+        let client = self.pool.next();
+        let mut result: Result<Value, Error> =
+            client.evalsha(script.sha.clone(), key.clone(), args.clone()).await;
+        if matches!(&result, Err(error) if error.details().starts_with("NOSCRIPT")) {
+            result = client.eval(script.source.clone(), key, args).await;
+        }
+        metrics::redis_command(script.name, start.elapsed(), result.is_ok());
+        match result? {
+            Value::Array(reply) => Ok(reply),
+            _ => Err(StoreError::Reply { script: script.name, problem: "not a list" }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_script_says_what_it_takes_and_gives() {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/lua");
+        let scripts = [
+            &CREATE, &ROTATE, &LOAD, &LIST, &UPDATE, &TOUCH, &REVOKE, &REVOKE_ALL, &EVERYTHING,
+            &SWEEP, &HEARTBEAT, &TAIL,
+        ];
+        let files = std::fs::read_dir(dir).unwrap().filter(|entry| {
+            entry.as_ref().unwrap().path().extension().is_some_and(|found| found == "lua")
+        });
+        assert_eq!(files.count(), scripts.len(), "every file of lua/ is a script here");
+        for script in scripts {
+            let text = std::fs::read_to_string(format!("{dir}/{}.lua", script.name)).unwrap();
+            assert!(text.starts_with(&format!("-- {}: ", script.name)), "{}", script.name);
+            for part in ["\n-- KEYS   1 feed", "\n-- ARGV   1 retention ms", "\n-- Reply  {"] {
+                assert!(text.contains(part), "{} lacks {part:?}", script.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! What can be done with sessions in the store: a function a script, of the same name.
+
+use std::time::Duration;
+
+use fred::prelude::*;
+
+use super::reply::Reply;
+pub use super::reply::Record;
+use super::{Store, StoreError, scripts};
+use crate::config::OnLimit;
+use crate::model::{EndCause, Location, Session, SessionId, Timestamp, UserId};
+use crate::token::handle::Seed;
+
+fn policy(on_limit: OnLimit) -> &'static str {
+    match on_limit {
+        OnLimit::EvictOldest => "evict_oldest",
+        OnLimit::EvictIdle => "evict_idle",
+        OnLimit::Reject => "reject",
+    }
+}
+
+/// Limits of a new session.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// How many sessions the user may have.
+    pub sessions: u32,
+    /// What happens at the limit.
+    pub on_limit: OnLimit,
+    /// Life without activity.
+    pub idle: Duration,
+    /// Life in any case.
+    pub absolute: Duration,
+}
+
+/// How a create went.
+pub enum Created {
+    /// It began.
+    New {
+        /// When tokens for it are issued.
+        issued: Timestamp,
+        /// With the times that the store decided.
+        session: Session,
+        /// What ended to make room.
+        evicted: Vec<SessionId>,
+    },
+    /// The same request came before; this is what it made.
+    Replayed {
+        /// When tokens for it are issued.
+        issued: Timestamp,
+        /// As it is stored.
+        record: Record,
+    },
+    /// The same id was used before, for something else or too long ago.
+    Conflict,
+    /// The user has as many as they may: these.
+    Limit(Vec<Session>),
+}
+
+/// How a refresh went.
+pub enum Rotated {
+    /// The tokens of this generation may be handed out.
+    Granted {
+        /// When they are issued.
+        issued: Timestamp,
+        /// With the generation to hand out.
+        record: Record,
+        /// `rotated`, `concurrent`, `lost_reply` or `rolled_forward`.
+        how: Grant,
+    },
+    /// Nothing is handed out.
+    Refused(Refused),
+}
+
+/// Why a refresh was granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grant {
+    /// The current generation was presented.
+    Rotated,
+    /// The previous one, within the grace window.
+    Concurrent,
+    /// The previous one, while nobody has used its successor.
+    LostReply,
+    /// A generation that the store had lost.
+    RolledForward,
+}
+
+/// Why a refresh was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// There is no such session, and none that ended lately.
+    Unknown,
+    /// Genuine, but not of this session as it is now.
+    Forged,
+    /// The session has expired.
+    Expired,
+    /// It was ended.
+    Revoked,
+    /// A used token was presented again. The session is dead.
+    Reused,
+    /// The previous token came from another client than the one that rotated it.
+    ForeignDevice,
+}
+
+/// One session's activity since the last batch.
+#[derive(Debug, Clone)]
+pub struct Activity {
+    /// Which.
+    pub session: SessionId,
+    /// How long ago it was last seen.
+    pub age: Duration,
+    /// The newest generation seen in use.
+    pub generation: u32,
+    /// Where from, if that changed.
+    pub place: Option<(String, Option<Location>)>,
+}
+
+/// The outcome of a batch of the sweeper.
+#[derive(Debug, Clone, Copy)]
+pub struct Swept {
+    /// Sessions cleared away.
+    pub ended: u64,
+    /// Another batch is waiting.
+    pub more: bool,
+    /// Live sessions left in the bucket.
+    pub active: u64,
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+impl Store {
+    /// Starts a session. Its id names the request too: the same id again is the same answer.
+    pub async fn session_create(
+        &self,
+        mut session: Session,
+        seed: Seed,
+        family: u64,
+        limits: Limits,
+    ) -> Result<Created, StoreError> {
+        /// For how long a request can be repeated.
+        const REPLAY_MS: i64 = 600_000;
+        let bucket = self.bucket_of(&session.user);
+        let (country, city) = match &session.location {
+            Some(place) => (place.country.as_str(), place.city.as_deref().unwrap_or_default()),
+            None => ("", ""),
+        };
+        let agent = match session.user_agent.as_str() {
+            "" => String::new(),
+            text => fred::util::sha1_hash(text)[..16].to_owned(),
+        };
+        let mut args: Vec<Value> = vec![
+            session.id.to_string().into(),
+            session.user.as_str().into(),
+            i64::from(limits.sessions).into(),
+            policy(limits.on_limit).into(),
+            millis(limits.idle).into(),
+            millis(limits.absolute).into(),
+            REPLAY_MS.into(),
+            agent.into(),
+            session.user_agent.as_str().into(),
+            country.into(),
+            session.device_class.code().into(),
+        ];
+        let mut field = |name: &str, value: Value| args.extend([name.into(), value]);
+        field("s", Value::Bytes(seed.to_vec().into()));
+        field("f", family.to_string().into());
+        field("n", session.device_name.as_str().into());
+        field("m", (if session.remembered { "1" } else { "0" }).into());
+        field("w", session.auth_method.as_str().into());
+        field("o", session.roles.join(" ").into());
+        if !session.ip.is_empty() {
+            field("p", session.ip.as_str().into());
+        }
+        if !city.is_empty() {
+            field("l", city.into());
+        }
+        if !session.claims.is_empty() {
+            field("e", serde_json::Value::Object(session.claims.clone()).to_string().into());
+        }
+        let mut reply = Reply::new("session_create", self.run(&scripts::CREATE, bucket, args).await?);
+        let outcome = reply.text()?;
+        let sid = reply.session_id()?;
+        let user = reply.text()?;
+        reply.must_echo(sid == session.id && user == session.user.as_str())?;
+        match outcome.as_str() {
+            "created" => {
+                let issued = reply.time()?;
+                (session.created, session.last_active, session.auth_time) = (issued, issued, issued);
+                session.expires = reply.time()?;
+                reply.time()?;
+                let evicted = Reply::new("session_create", reply.list()?).session_ids()?;
+                Ok(Created::New { issued, session, evicted })
+            }
+            "replayed" => {
+                let issued = reply.time()?;
+                let expires = reply.time()?;
+                let record = reply.session(sid, expires, session.user_agent)?;
+                Ok(Created::Replayed { issued, record })
+            }
+            "conflict" => Ok(Created::Conflict),
+            "limit" => Ok(Created::Limit(sessions(reply, &session.user)?)),
+            _ => Err(reply.problem("an unknown outcome")),
+        }
+    }
+
+    /// Exchanges a generation of a refresh token for the next.
+    #[expect(clippy::too_many_arguments, reason = "the arguments of one script, in its order")]
+    pub async fn session_rotate(
+        &self,
+        bucket: u8,
+        sid: SessionId,
+        generation: u32,
+        seed: Seed,
+        grace: Duration,
+        family: u64,
+        counts_as_activity: bool,
+    ) -> Result<Rotated, StoreError> {
+        /// How long a successor that nobody has seen is given again.
+        const UNSEEN_MS: i64 = 24 * 3_600_000;
+        let args: Vec<Value> = vec![
+            sid.to_string().into(),
+            i64::from(generation).into(),
+            Value::Bytes(seed.to_vec().into()),
+            millis(grace).into(),
+            UNSEEN_MS.into(),
+            family.to_string().into(),
+            i64::from(counts_as_activity).into(),
+        ];
+        let mut reply = Reply::new("session_rotate", self.run(&scripts::ROTATE, bucket, args).await?);
+        let outcome = reply.text()?;
+        let echoed = reply.session_id()?;
+        reply.must_echo(echoed == sid)?;
+        let user = reply.text()?;
+        let how = match outcome.as_str() {
+            "rotated" => Grant::Rotated,
+            "concurrent" => Grant::Concurrent,
+            "lost_reply" => Grant::LostReply,
+            "rolled_forward" => Grant::RolledForward,
+            "unknown" => return Ok(Rotated::Refused(Refused::Unknown)),
+            "forged" => return Ok(Rotated::Refused(Refused::Forged)),
+            "expired" | "ended:expired" => return Ok(Rotated::Refused(Refused::Expired)),
+            "reused" | "ended:reused" => return Ok(Rotated::Refused(Refused::Reused)),
+            "foreign_device" => return Ok(Rotated::Refused(Refused::ForeignDevice)),
+            other if other.starts_with("ended:") => return Ok(Rotated::Refused(Refused::Revoked)),
+            _ => return Err(reply.problem("an unknown outcome")),
+        };
+        let issued = reply.time()?;
+        let expires = reply.time()?;
+        let granted = reply.number()?;
+        let mut record = reply.session(sid, expires, String::new())?;
+        reply.must_echo(record.session.user.as_str() == user)?;
+        record.session.generation =
+            granted.try_into().map_err(|_| reply.problem("a generation out of range"))?;
+        Ok(Rotated::Granted { issued, record, how })
+    }
+
+    /// One session, if it is live at this moment.
+    pub async fn session_load(
+        &self,
+        bucket: u8,
+        sid: SessionId,
+    ) -> Result<Option<Record>, StoreError> {
+        let args = vec![sid.to_string().into()];
+        let reply = Reply::new("session_load", self.run(&scripts::LOAD, bucket, args).await?);
+        live(reply, sid)
+    }
+
+    /// The live sessions of a user, the last active first.
+    pub async fn session_list(&self, user: &UserId) -> Result<Vec<Session>, StoreError> {
+        let args = vec![user.as_str().into()];
+        let values = self.run(&scripts::LIST, self.bucket_of(user), args).await?;
+        let mut reply = Reply::new("session_list", values);
+        let (_, echoed) = (reply.text()?, reply.text()?);
+        reply.must_echo(echoed == user.as_str())?;
+        sessions(reply, user)
+    }
+
+    /// Changes what the owner may change. `None` when the session is not theirs or not live.
+    pub async fn session_update(
+        &self,
+        owner: &UserId,
+        sid: SessionId,
+        device_name: Option<&str>,
+        remembered: Option<(bool, Duration)>,
+    ) -> Result<Option<Record>, StoreError> {
+        let (flag, idle) = match remembered {
+            Some((remembered, idle)) => (if remembered { "1" } else { "0" }, millis(idle)),
+            None => ("", 0),
+        };
+        let args: Vec<Value> = vec![
+            sid.to_string().into(),
+            owner.as_str().into(),
+            device_name.unwrap_or_default().into(),
+            flag.into(),
+            idle.into(),
+        ];
+        let values = self.run(&scripts::UPDATE, self.bucket_of(owner), args).await?;
+        live(Reply::new("session_update", values), sid)
+    }
+
+    /// Records activity. At most 64 sessions of one bucket.
+    pub async fn session_touch(&self, bucket: u8, batch: &[Activity]) -> Result<(), StoreError> {
+        let mut args: Vec<Value> = Vec::with_capacity(batch.len() * 6);
+        for activity in batch {
+            let (ip, country, city) = match &activity.place {
+                Some((ip, Some(place))) => {
+                    (ip.as_str(), place.country.as_str(), place.city.as_deref().unwrap_or_default())
+                }
+                Some((ip, None)) => (ip.as_str(), "", ""),
+                None => ("", "", ""),
+            };
+            args.extend([
+                Value::from(activity.session.to_string()),
+                millis(activity.age).into(),
+                i64::from(activity.generation).into(),
+                ip.into(),
+                country.into(),
+                city.into(),
+            ]);
+        }
+        self.run(&scripts::TOUCH, bucket, args).await.map(drop)
+    }
+
+    /// Ends one session of a user. `false` when there is none, or it is not theirs.
+    pub async fn session_revoke(
+        &self,
+        owner: &UserId,
+        sid: SessionId,
+        cause: EndCause,
+    ) -> Result<bool, StoreError> {
+        let args = vec![sid.to_string().into(), owner.as_str().into(), cause.as_str().into()];
+        let values = self.run(&scripts::REVOKE, self.bucket_of(owner), args).await?;
+        let mut reply = Reply::new("session_revoke", values);
+        let outcome = reply.text()?;
+        let same = reply.session_id()? == sid && reply.text()? == owner.as_str();
+        reply.must_echo(same)?;
+        Ok(outcome == "ended")
+    }
+
+    /// Ends every session of a user, except for one. Returns those that it ended.
+    pub async fn session_revoke_all(
+        &self,
+        user: &UserId,
+        kept: Option<SessionId>,
+        cause: EndCause,
+    ) -> Result<Vec<SessionId>, StoreError> {
+        let kept = kept.map_or_else(|| "-".to_owned(), |sid| sid.to_string());
+        let args = vec![user.as_str().into(), kept.into(), cause.as_str().into()];
+        let values = self.run(&scripts::REVOKE_ALL, self.bucket_of(user), args).await?;
+        let mut reply = Reply::new("session_revoke_all", values);
+        let (_, echoed) = (reply.text()?, reply.text()?);
+        reply.must_echo(echoed == user.as_str())?;
+        reply.session_ids()
+    }
+
+    /// Everything that was issued before now is dead: one write a bucket.
+    pub async fn revoke_everything(&self) -> Result<(), StoreError> {
+        let writes = (0..self.buckets).map(|bucket| {
+            let bucket = u8::try_from(bucket).unwrap_or(u8::MAX);
+            self.run(&scripts::EVERYTHING, bucket, Vec::new())
+        });
+        futures::future::try_join_all(writes).await.map(drop)
+    }
+
+    /// Clears away a batch of what has ended.
+    pub async fn session_sweep(&self, bucket: u8) -> Result<Swept, StoreError> {
+        const BATCH: i64 = 200;
+        let values = self.run(&scripts::SWEEP, bucket, vec![BATCH.into()]).await?;
+        let mut reply = Reply::new("session_sweep", values);
+        reply.text()?;
+        Ok(Swept { ended: reply.number()?, more: reply.number()? == 1, active: reply.number()? })
+    }
+}
+
+fn live(mut reply: Reply, sid: SessionId) -> Result<Option<Record>, StoreError> {
+    let outcome = reply.text()?;
+    let echoed = reply.session_id()?;
+    reply.must_echo(echoed == sid)?;
+    let user = reply.text()?;
+    if outcome != "live" {
+        return Ok(None);
+    }
+    reply.time()?;
+    let expires = reply.time()?;
+    let agent = reply.text()?;
+    let record = reply.session(sid, expires, agent)?;
+    reply.must_echo(record.session.user.as_str() == user)?;
+    Ok(Some(record))
+}
+
+fn sessions(mut reply: Reply, user: &UserId) -> Result<Vec<Session>, StoreError> {
+    let mut sessions = Vec::new();
+    while let Some(mut entry) = reply.nested()? {
+        let sid = entry.session_id()?;
+        let expires = entry.time()?;
+        let agent = entry.text()?;
+        let session = entry.session(sid, expires, agent)?.session;
+        entry.must_echo(session.user == *user)?;
+        sessions.push(session);
+    }
+    sessions.sort_by_key(|session| std::cmp::Reverse(session.last_active));
+    Ok(sessions)
+}
