@@ -68,8 +68,7 @@ impl Gateway {
             config.check.remembered_tokens,
             config.check.max_staleness,
         );
-        let sessions =
-            Sessions::new(store.clone(), keys, tokens, Arc::clone(&locations), &config);
+        let sessions = Sessions::new(store.clone(), keys, tokens, Arc::clone(&locations), &config);
         let gateway = Self {
             failures: Failures::per_minute(config.limits.failures_per_minute),
             config,
@@ -88,7 +87,9 @@ impl Gateway {
     /// These sessions ended here: this gateway need not wait for the feed to say so.
     pub(crate) fn ended(&self, sessions: &[SessionId]) {
         for session in sessions {
-            self.check.revocations.learn(0, &Revocation::Session(*session));
+            self.check
+                .revocations
+                .learn(0, &Revocation::Session(*session));
         }
     }
 
@@ -117,7 +118,10 @@ impl Gateway {
             Duration::MAX => "not read yet".to_owned(),
             _ => format!("{:.1} s old", staleness.as_secs_f64()),
         });
-        let stopping = self.stopping.load(Ordering::Acquire).then(|| "stopping".to_owned());
+        let stopping = self
+            .stopping
+            .load(Ordering::Acquire)
+            .then(|| "stopping".to_owned());
         vec![("redis", redis), ("feed", feed), ("process", stopping)]
     }
 }

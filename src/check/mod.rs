@@ -24,8 +24,8 @@ pub use revocations::Revocations;
 use crate::model::Timestamp;
 use crate::store::Store;
 use crate::telemetry::metrics::Source;
-use crate::token::access::{AccessTokens, LEEWAY};
 use crate::token::KeyRing;
+use crate::token::access::{AccessTokens, LEEWAY};
 
 /// Why a credential does not prove a live session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +92,10 @@ impl Check {
             return (Err(Refusal::Revoked), Source::Memory);
         }
         if strict || self.freshness.staleness(identity.bucket) > self.max_staleness {
-            let live = self.store.session_load(identity.bucket, identity.session).await;
+            let live = self
+                .store
+                .session_load(identity.bucket, identity.session)
+                .await;
             let answer = match live {
                 Ok(Some(record)) if record.session.user == identity.user => Ok(identity),
                 Ok(_) => Err(Refusal::Revoked),

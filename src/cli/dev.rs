@@ -13,9 +13,10 @@ use crate::config::{Config, Scope, ServiceKey};
 
 /// Loopback only, and a service key that may do everything, printed at its first start.
 pub(super) fn prepare(config: &mut Config) -> anyhow::Result<()> {
-    for (key, address) in
-        [("server.listen", config.server.listen), ("server.ops_listen", config.server.ops_listen)]
-    {
+    for (key, address) in [
+        ("server.listen", config.server.listen),
+        ("server.ops_listen", config.server.ops_listen),
+    ] {
         if !address.ip().is_loopback() {
             bail!("{key} = {address}: --dev serves on loopback only; leave it out or drop --dev");
         }
@@ -25,7 +26,11 @@ pub(super) fn prepare(config: &mut Config) -> anyhow::Result<()> {
     }
     let dir = &config.redis.state_dir;
     let path = dir.join("dev-service-key");
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(|| dir.display().to_string())?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(|| dir.display().to_string())?;
     let (key, made) = match fs::read_to_string(&path) {
         Ok(key) => (key.trim().to_owned(), false),
         Err(_) => {
@@ -48,7 +53,12 @@ pub(super) fn prepare(config: &mut Config) -> anyhow::Result<()> {
     config.login.service_keys.push(ServiceKey {
         name: "dev".to_owned(),
         sha256,
-        scopes: vec![Scope::SessionsCreate, Scope::SessionsRevoke, Scope::AdminRead, Scope::AdminWrite],
+        scopes: vec![
+            Scope::SessionsCreate,
+            Scope::SessionsRevoke,
+            Scope::AdminRead,
+            Scope::AdminWrite,
+        ],
     });
     eprintln!("Development mode: not for production.");
     if made {

@@ -46,7 +46,7 @@ enum Command {
     #[command(hide = true, name = embedded::SUBCOMMAND)]
     EmbeddedRedis {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        args: Vec<String>,
+        args: Vec<std::ffi::OsString>,
     },
 }
 
@@ -83,8 +83,9 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 
 impl Settings {
     fn load(&self) -> anyhow::Result<Config> {
-        let env = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let env = std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        });
         Ok(config::load(self.config.as_deref(), env, &self.overrides)?)
     }
 }
@@ -121,18 +122,26 @@ fn run(command: Command) -> anyhow::Result<()> {
             print!("{}", config::REFERENCE);
             Ok(())
         }
-        Command::Keys { command: KeysCommand::Generate { settings } } => {
+        Command::Keys {
+            command: KeysCommand::Generate { settings },
+        } => {
             let config = settings.load()?;
             KeyRing::open(&config.keys_dir(), config.tokens.algorithm)?;
             let path = keys::generate_signing_key(&config.keys_dir(), config.tokens.algorithm)?;
             println!("{}", path.display());
             Ok(())
         }
-        Command::Keys { command: KeysCommand::List { settings } } => {
+        Command::Keys {
+            command: KeysCommand::List { settings },
+        } => {
             let config = settings.load()?;
             let ring = KeyRing::open(&config.keys_dir(), config.tokens.algorithm)?;
             for key in ring.signing_keys() {
-                let mark = if key.kid == ring.signing_key().kid { '*' } else { ' ' };
+                let mark = if key.kid == ring.signing_key().kid {
+                    '*'
+                } else {
+                    ' '
+                };
                 println!("{mark} {:?} {}", key.algorithm, key.kid);
             }
             Ok(())

@@ -21,7 +21,7 @@ impl fmt::Display for Shown {
             ("us", 1_000),
         ];
         let nanos = self.0.as_nanos();
-        match UNITS.iter().find(|(_, unit)| nanos % unit == 0) {
+        match UNITS.iter().find(|(_, unit)| nanos.is_multiple_of(*unit)) {
             _ if nanos == 0 => f.write_str("0s"),
             Some((name, unit)) => write!(f, "{}{name}", nanos / unit),
             None => write!(f, "{nanos}ns"),

@@ -15,8 +15,6 @@ use super::{Config, EMBEDDED};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
-/// Browsers keep no cookie for longer.
-const COOKIE: Duration = Duration::from_hours(400 * 24);
 
 const SCHEMES: &str = "redis, rediss, valkey, valkeys, redis+unix, redis-cluster, rediss-cluster, \
     redis-sentinel, rediss-sentinel";
@@ -24,7 +22,10 @@ const SCHEMES: &str = "redis, rediss, valkey, valkeys, redis+unix, redis-cluster
 /// A key's dotted name and its value.
 macro_rules! at {
     ($config:ident.$section:ident.$key:ident) => {
-        (concat!(stringify!($section), ".", stringify!($key)), &$config.$section.$key)
+        (
+            concat!(stringify!($section), ".", stringify!($key)),
+            &$config.$section.$key,
+        )
     };
 }
 
@@ -70,7 +71,11 @@ impl Found {
 
     /// Quotes nothing, for a password is one of the things that may be wrong.
     fn page(&mut self, key: &str, url: &Url) {
-        self.unless(matches!(url.scheme(), "http" | "https"), key, "is neither http nor https");
+        self.unless(
+            matches!(url.scheme(), "http" | "https"),
+            key,
+            "is neither http nor https",
+        );
         let user = !url.username().is_empty() || url.password().is_some();
         self.unless(!user, key, "holds a user name or a password");
     }
@@ -116,14 +121,21 @@ fn tokens(config: &Config, found: &mut Found) {
 }
 
 fn sessions(config: &Config, found: &mut Found) {
+    let access_ttl = at!(config.tokens.access_ttl);
+    let idle = at!(config.sessions.idle);
+    let absolute = at!(config.sessions.absolute);
+    let remembered_idle = at!(config.sessions.remembered_idle);
+    let remembered_absolute = at!(config.sessions.remembered_absolute);
+    // Browsers keep none for longer.
+    let cookie = ("a cookie can live", &Duration::from_hours(400 * 24));
     found.range(at!(config.sessions.limit), 1..=100);
-    found.at_most(at!(config.tokens.access_ttl), at!(config.sessions.idle));
-    found.at_most(at!(config.sessions.idle), at!(config.sessions.absolute));
-    found.at_most(at!(config.sessions.idle), at!(config.sessions.remembered_idle));
-    found.at_most(at!(config.sessions.absolute), at!(config.sessions.remembered_absolute));
-    found.at_most(at!(config.sessions.remembered_idle), at!(config.sessions.remembered_absolute));
-    found.at_most(at!(config.sessions.absolute), ("a cookie can live", &COOKIE));
-    found.at_most(at!(config.sessions.remembered_absolute), ("a cookie can live", &COOKIE));
+    found.at_most(access_ttl, idle);
+    found.at_most(idle, absolute);
+    found.at_most(idle, remembered_idle);
+    found.at_most(absolute, remembered_absolute);
+    found.at_most(remembered_idle, remembered_absolute);
+    found.at_most(absolute, cookie);
+    found.at_most(remembered_absolute, cookie);
 }
 
 fn check(config: &Config, found: &mut Found) {
@@ -137,33 +149,38 @@ fn login(config: &Config, found: &mut Found) {
         found.page(key, url);
     }
     let (mut names, mut hashes) = (HashSet::new(), HashSet::new());
-    let (path, keys) = at!(config.login.service_keys);
+    let (keys_path, keys) = at!(config.login.service_keys);
     for (index, key) in keys.iter().enumerate() {
-        let at = |field: &str| format!("{path}[{index}].{field}");
+        let path = |field: &str| format!("{keys_path}[{index}].{field}");
         let name = &key.name;
         let spelled = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
         let fine = (1..=32).contains(&name.len()) && name.bytes().all(spelled);
         let what = format_args!("{name:?} is not 1 to 32 of a-z, 0-9 and -");
-        found.unless(fine, &at("name"), what);
+        found.unless(fine, &path("name"), what);
         let what = format_args!("{name:?} names two of them");
-        found.unless(names.insert(name), &at("name"), what);
-        found.unless(hashes.insert(key.sha256), &at("sha256"), "stands in two of them");
-        found.unless(!key.scopes.is_empty(), &at("scopes"), "is empty");
+        found.unless(names.insert(name), &path("name"), what);
+        let first = hashes.insert(key.sha256);
+        found.unless(first, &path("sha256"), "stands in two of them");
+        found.unless(!key.scopes.is_empty(), &path("scopes"), "is empty");
     }
 }
 
 fn geoip(config: &Config, found: &mut Found) {
     if let (key, Some(path)) = at!(config.geoip.database) {
-        found.unless(path.is_file(), key, format_args!("{path:?} is not a file"));
+        let what = format_args!("{} is not a file", path.display());
+        found.unless(path.is_file(), key, what);
     }
 }
 
 fn log(config: &Config, found: &mut Found) {
     let (key, level) = at!(config.log.level);
     // To EnvFilter a misspelt level is the name of a target, and everything else falls silent.
-    let targeted = |part: &str| part.contains(['=', '[', ']', '{', '}']);
-    let mut parts = level.split(',').map(str::trim);
-    let fine = parts.all(|part| targeted(part) || part.parse::<LevelFilter>().is_ok());
+    let spelled = |part: &str| match part {
+        "" => false,
+        _ if part.contains(['=', '[', ']', '{', '}']) => true,
+        _ => part.parse::<LevelFilter>().is_ok(),
+    };
+    let fine = level.split(',').all(spelled) && EnvFilter::try_new(level).is_ok();
     let what = format_args!("{level:?} is neither a level nor a list of directives");
-    found.unless(fine && EnvFilter::try_new(level).is_ok(), key, what);
+    found.unless(fine, key, what);
 }

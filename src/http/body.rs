@@ -22,7 +22,14 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
             .headers()
             .get(header::CONTENT_TYPE)
             .and_then(|value| value.to_str().ok())
-            .map(|value| value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
+            .map(|value| {
+                value
+                    .split(';')
+                    .next()
+                    .unwrap_or_default()
+                    .trim()
+                    .to_ascii_lowercase()
+            });
         let bytes = Bytes::from_request(request, state)
             .await
             .map_err(|_| Problem::too_large(LIMIT))?;
@@ -44,13 +51,16 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<Body<T>, Problem> {
         let message = error.inner().to_string();
         // serde names what is missing or unknown in its message, not in the path.
         match message.split('`').nth(1) {
-            Some(name) if message.starts_with("missing field") => Problem::invalid(name, "is required"),
+            Some(name) if message.starts_with("missing field") => {
+                Problem::invalid(name, "is required")
+            }
             Some(name) if message.starts_with("unknown field") => {
                 Problem::invalid(name, "is not a field of this request")
             }
             _ => Problem::invalid(&field, message),
         }
     })?;
-    json.end().map_err(|error| Problem::invalid("body", error))?;
+    json.end()
+        .map_err(|error| Problem::invalid("body", error))?;
     Ok(Body(value))
 }

@@ -19,7 +19,9 @@ use crate::state::Gateway;
 /// none: nobody can say which one counts.
 pub(super) fn bearer(headers: &HeaderMap) -> Result<Option<&str>, ()> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let Some(value) = values.next() else { return Ok(None) };
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
     if values.next().is_some() {
         return Err(());
     }
@@ -63,15 +65,27 @@ impl FromRequestParts<Arc<Gateway>> for User {
         let token = match bearer(&parts.headers) {
             Ok(Some(token)) => token,
             Ok(None) => {
-                return Err(Problem::unauthenticated("send an access token: Authorization: Bearer …"));
+                return Err(Problem::unauthenticated(
+                    "send an access token: Authorization: Bearer …",
+                ));
             }
-            Err(()) => return Err(Problem::unauthenticated("the Authorization header is malformed")),
+            Err(()) => {
+                return Err(Problem::unauthenticated(
+                    "the Authorization header is malformed",
+                ));
+            }
         };
-        match gateway.check.authenticate(token, Timestamp::now(), false).await.0 {
+        match gateway
+            .check
+            .authenticate(token, Timestamp::now(), false)
+            .await
+            .0
+        {
             Ok(identity) => Ok(Self(identity)),
             Err(Refusal::Unknown) => Err(Problem::unavailable()),
             Err(Refusal::Invalid | Refusal::Revoked) => {
-                let refusal = Problem::unauthenticated("the access token is not valid, or no longer");
+                let refusal =
+                    Problem::unauthenticated("the access token is not valid, or no longer");
                 Err(gateway.failures.answer(address, refusal))
             }
         }
@@ -89,7 +103,12 @@ impl Service {
         }
         let names: Vec<String> = scopes
             .iter()
-            .filter_map(|scope| serde_json::to_value(scope).ok()?.as_str().map(str::to_owned))
+            .filter_map(|scope| {
+                serde_json::to_value(scope)
+                    .ok()?
+                    .as_str()
+                    .map(str::to_owned)
+            })
             .collect();
         let detail = format!("the service key needs the scope {}", names.join(" or "));
         Err(Problem::forbidden(&detail))
@@ -117,7 +136,9 @@ impl FromRequestParts<Arc<Gateway>> for Service {
                 let refusal = Problem::unauthenticated("the service key is not known");
                 gateway.failures.answer(address, refusal)
             }),
-            _ => Err(Problem::unauthenticated("send a service key: Authorization: Bearer …")),
+            _ => Err(Problem::unauthenticated(
+                "send a service key: Authorization: Bearer …",
+            )),
         }
     }
 }
@@ -139,7 +160,9 @@ impl Admin {
                 Err(Problem::forbidden("this needs the role admin"))
             }
             Self::User(user) if changes && Timestamp::now().seconds() > user.auth_time + RECENT => {
-                Err(Problem::step_up("this needs a login within the last 15 minutes"))
+                Err(Problem::step_up(
+                    "this needs a login within the last 15 minutes",
+                ))
             }
             Self::User(_) => Ok(()),
         }
@@ -158,6 +181,8 @@ impl FromRequestParts<Arc<Gateway>> for Admin {
         {
             return Ok(Self::Service(service));
         }
-        User::from_request_parts(parts, gateway).await.map(|User(user)| Self::User(user))
+        User::from_request_parts(parts, gateway)
+            .await
+            .map(|User(user)| Self::User(user))
     }
 }

@@ -46,7 +46,9 @@ pub async fn serve(
             }
         };
         // Full: closing at once tells a proxy more than a connection that nobody reads.
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            continue;
+        };
         if let Some(connection) = connection(stream, peer, router.clone()) {
             let connection = graceful.watch(connection);
             tokio::spawn(async move {
@@ -55,7 +57,10 @@ pub async fn serve(
             });
         }
     }
-    if tokio::time::timeout(drain, graceful.shutdown()).await.is_err() {
+    if tokio::time::timeout(drain, graceful.shutdown())
+        .await
+        .is_err()
+    {
         tracing::warn!("requests still ran when the time to drain was over");
     }
 }
@@ -83,7 +88,11 @@ fn connection(
         .max_header_list_size(16 * 1024)
         .keep_alive_interval(Duration::from_secs(30));
     let io = TokioIo::new(stream);
-    Some(builder.serve_connection(io, TowerToHyperService::new(service)).into_owned())
+    Some(
+        builder
+            .serve_connection(io, TowerToHyperService::new(service))
+            .into_owned(),
+    )
 }
 
 /// Binds a listener. The error names the address and the key that set it.

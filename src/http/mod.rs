@@ -39,11 +39,23 @@ pub fn public(gateway: Arc<Gateway>) -> Router {
         .route("/api/v1/logout", post(sessions::logout))
         .route("/api/v1/users/sessions", get(users::list))
         .route("/api/v1/users/sessions/revoke-all", post(users::revoke_all))
-        .route("/api/v1/users/sessions/{id}", patch(users::update).delete(users::revoke))
+        .route(
+            "/api/v1/users/sessions/{id}",
+            patch(users::update).delete(users::revoke),
+        )
         .route("/api/v1/admin/users/{user}/sessions", get(admin::list))
-        .route("/api/v1/admin/users/{user}/sessions/revoke-all", post(admin::revoke_all))
-        .route("/api/v1/admin/users/{user}/sessions/{id}", delete(admin::revoke))
-        .route("/api/v1/admin/revoke-everything", post(admin::revoke_everything))
+        .route(
+            "/api/v1/admin/users/{user}/sessions/revoke-all",
+            post(admin::revoke_all),
+        )
+        .route(
+            "/api/v1/admin/users/{user}/sessions/{id}",
+            delete(admin::revoke),
+        )
+        .route(
+            "/api/v1/admin/revoke-everything",
+            post(admin::revoke_everything),
+        )
         .route("/.well-known/jwks.json", get(sessions::jwks))
         .fallback(|| async { Problem::not_found("there is no such page") })
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
@@ -51,7 +63,9 @@ pub fn public(gateway: Arc<Gateway>) -> Router {
         .layer(middleware::from_fn(observe));
     checks
         .merge(api)
-        .layer(CatchPanicLayer::custom(|_| Problem::internal().into_response()))
+        .layer(CatchPanicLayer::custom(|_| {
+            Problem::internal().into_response()
+        }))
         .with_state(gateway)
 }
 

@@ -23,7 +23,11 @@ pub(super) async fn readyz(
 ) -> (StatusCode, String) {
     let parts = gateway.readiness();
     let ready = parts.iter().all(|(_, problem)| problem.is_none());
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     let mut text = String::new();
     for (part, problem) in &parts {
         if query.verbose.is_some() || problem.is_some() {

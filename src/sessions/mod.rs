@@ -96,7 +96,14 @@ impl Sessions {
         config: &config::Config,
     ) -> Self {
         let settings = config.sessions.clone();
-        Self { store, keys, tokens, locations, settings, grace: config.tokens.grace }
+        Self {
+            store,
+            keys,
+            tokens,
+            locations,
+            settings,
+            grace: config.tokens.grace,
+        }
     }
 
     /// Begins a session. Also returns what had to end for it.
@@ -126,16 +133,30 @@ impl Sessions {
             claims: new.claims,
         };
         let on_limit: OnLimit = self.settings.on_limit_service;
-        let limits = Limits { sessions: self.settings.limit, on_limit, idle, absolute };
-        match self.store.session_create(session, seed, family, limits).await? {
-            Created::New { issued, session, evicted } => {
+        let limits = Limits {
+            sessions: self.settings.limit,
+            on_limit,
+            idle,
+            absolute,
+        };
+        match self
+            .store
+            .session_create(session, seed, family, limits)
+            .await?
+        {
+            Created::New {
+                issued,
+                session,
+                evicted,
+            } => {
                 metrics::session_created("service");
                 metrics::sessions_ended("evicted", evicted.len() as u64);
                 Ok((self.issue(session, seed, issued)?, evicted))
             }
-            Created::Replayed { issued, record: Record { session, seed } } => {
-                Ok((self.issue(session, seed, issued)?, Vec::new()))
-            }
+            Created::Replayed {
+                issued,
+                record: Record { session, seed },
+            } => Ok((self.issue(session, seed, issued)?, Vec::new())),
             Created::Conflict => Err(SessionError::Conflict),
             Created::Limit(sessions) => Err(SessionError::Limit(sessions)),
         }
@@ -167,7 +188,11 @@ impl Sessions {
             )
             .await?;
         match rotated {
-            Rotated::Granted { issued, record, how } => {
+            Rotated::Granted {
+                issued,
+                record,
+                how,
+            } => {
                 metrics::refresh(match how {
                     Grant::Rotated => "rotated",
                     Grant::Concurrent => "concurrent",
@@ -199,7 +224,10 @@ impl Sessions {
         remembered: Option<bool>,
     ) -> Result<Option<Session>, StoreError> {
         let remembered = remembered.map(|flag| (flag, self.lifetimes(flag).0));
-        let record = self.store.session_update(owner, sid, device_name, remembered).await?;
+        let record = self
+            .store
+            .session_update(owner, sid, device_name, remembered)
+            .await?;
         Ok(record.map(|record| record.session))
     }
 
@@ -279,12 +307,7 @@ impl Sessions {
         Ok(SessionId(id))
     }
 
-    fn issue(
-        &self,
-        session: Session,
-        seed: Seed,
-        issued: Timestamp,
-    ) -> Result<Tokens, KeyError> {
+    fn issue(&self, session: Session, seed: Seed, issued: Timestamp) -> Result<Tokens, KeyError> {
         let (access, expires_in) = self.tokens.issue(&session, issued, &self.keys)?;
         let handle = Handle {
             bucket: self.store.bucket_of(&session.user),

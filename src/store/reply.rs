@@ -5,9 +5,7 @@ use std::collections::HashMap;
 use fred::prelude::*;
 
 use super::StoreError;
-use crate::model::{
-    DeviceClass, Location, Session, SessionId, Timestamp, UserId,
-};
+use crate::model::{DeviceClass, Location, Session, SessionId, Timestamp, UserId};
 use crate::token::handle::Seed;
 
 /// The reply of a script, read from the front.
@@ -18,11 +16,17 @@ pub(super) struct Reply {
 
 impl Reply {
     pub(super) fn new(script: &'static str, values: Vec<Value>) -> Self {
-        Self { script, values: values.into_iter() }
+        Self {
+            script,
+            values: values.into_iter(),
+        }
     }
 
     pub(super) fn problem(&self, problem: &'static str) -> StoreError {
-        StoreError::Reply { script: self.script, problem }
+        StoreError::Reply {
+            script: self.script,
+            problem,
+        }
     }
 
     pub(super) fn next(&mut self) -> Result<Value, StoreError> {
@@ -30,11 +34,15 @@ impl Reply {
     }
 
     pub(super) fn text(&mut self) -> Result<String, StoreError> {
-        self.next()?.as_string().ok_or_else(|| self.problem("a text was expected"))
+        self.next()?
+            .as_string()
+            .ok_or_else(|| self.problem("a text was expected"))
     }
 
     pub(super) fn number(&mut self) -> Result<u64, StoreError> {
-        self.next()?.as_u64().ok_or_else(|| self.problem("a number was expected"))
+        self.next()?
+            .as_u64()
+            .ok_or_else(|| self.problem("a number was expected"))
     }
 
     pub(super) fn time(&mut self) -> Result<Timestamp, StoreError> {
@@ -42,7 +50,9 @@ impl Reply {
     }
 
     pub(super) fn session_id(&mut self) -> Result<SessionId, StoreError> {
-        self.text()?.parse().map_err(|_| self.problem("a session id was expected"))
+        self.text()?
+            .parse()
+            .map_err(|_| self.problem("a session id was expected"))
     }
 
     pub(super) fn list(&mut self) -> Result<Vec<Value>, StoreError> {
@@ -64,17 +74,24 @@ impl Reply {
         let script = self.script;
         self.values
             .map(|value| {
-                value.as_string().and_then(|text| text.parse().ok()).ok_or(StoreError::Reply {
-                    script,
-                    problem: "a session id was expected",
-                })
+                value
+                    .as_string()
+                    .and_then(|text| text.parse().ok())
+                    .ok_or(StoreError::Reply {
+                        script,
+                        problem: "a session id was expected",
+                    })
             })
             .collect()
     }
 
     /// A reply that speaks of another session or user than the question did must never be used.
     pub(super) fn must_echo(&self, same: bool) -> Result<(), StoreError> {
-        if same { Ok(()) } else { Err(self.problem("it speaks of another session or user")) }
+        if same {
+            Ok(())
+        } else {
+            Err(self.problem("it speaks of another session or user"))
+        }
     }
 
     /// A record, with what stands outside of it.
@@ -98,17 +115,16 @@ pub struct Record {
     pub seed: Seed,
 }
 
-fn record(
-    flat: &[Value],
-    id: SessionId,
-    expires: Timestamp,
-    user_agent: String,
-) -> Option<Record> {
+fn record(flat: &[Value], id: SessionId, expires: Timestamp, user_agent: String) -> Option<Record> {
     let fields: HashMap<&[u8], &Value> = flat
         .chunks_exact(2)
         .filter_map(|pair| Some((pair[0].as_bytes()?, &pair[1])))
         .collect();
-    let text = |name: &str| fields.get(name.as_bytes()).and_then(|value| value.as_string());
+    let text = |name: &str| {
+        fields
+            .get(name.as_bytes())
+            .and_then(|value| value.as_string())
+    };
     let number = |name: &str| text(name)?.parse::<u64>().ok();
     let country = text("y").filter(|country| !country.is_empty());
     let user: UserId = text("u")?.parse().ok()?;
@@ -118,7 +134,7 @@ fn record(
             id,
             user,
             device_name: text("n")?,
-            device_class: DeviceClass::from_code(&text("d")?)?,
+            device_class: DeviceClass::from_code(text("d")?.chars().next()?)?,
             ip: text("p").unwrap_or_default(),
             user_agent,
             location: country.map(|country| Location {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use fred::prelude::*;
 
-use super::reply::Reply;
 pub use super::reply::Record;
+use super::reply::Reply;
 use super::{Store, StoreError, scripts};
 use crate::config::OnLimit;
 use crate::model::{EndCause, Location, Session, SessionId, Timestamp, UserId};
@@ -142,7 +142,10 @@ impl Store {
         const REPLAY_MS: i64 = 600_000;
         let bucket = self.bucket_of(&session.user);
         let (country, city) = match &session.location {
-            Some(place) => (place.country.as_str(), place.city.as_deref().unwrap_or_default()),
+            Some(place) => (
+                place.country.as_str(),
+                place.city.as_deref().unwrap_or_default(),
+            ),
             None => ("", ""),
         };
         let agent = match session.user_agent.as_str() {
@@ -160,7 +163,7 @@ impl Store {
             agent.into(),
             session.user_agent.as_str().into(),
             country.into(),
-            session.device_class.code().into(),
+            session.device_class.code().to_string().into(),
         ];
         let mut field = |name: &str, value: Value| args.extend([name.into(), value]);
         field("s", Value::Bytes(seed.to_vec().into()));
@@ -176,9 +179,17 @@ impl Store {
             field("l", city.into());
         }
         if !session.claims.is_empty() {
-            field("e", serde_json::Value::Object(session.claims.clone()).to_string().into());
+            field(
+                "e",
+                serde_json::Value::Object(session.claims.clone())
+                    .to_string()
+                    .into(),
+            );
         }
-        let mut reply = Reply::new("session_create", self.run(&scripts::CREATE, bucket, args).await?);
+        let mut reply = Reply::new(
+            "session_create",
+            self.run(&scripts::CREATE, bucket, args).await?,
+        );
         let outcome = reply.text()?;
         let sid = reply.session_id()?;
         let user = reply.text()?;
@@ -186,11 +197,16 @@ impl Store {
         match outcome.as_str() {
             "created" => {
                 let issued = reply.time()?;
-                (session.created, session.last_active, session.auth_time) = (issued, issued, issued);
+                (session.created, session.last_active, session.auth_time) =
+                    (issued, issued, issued);
                 session.expires = reply.time()?;
                 reply.time()?;
                 let evicted = Reply::new("session_create", reply.list()?).session_ids()?;
-                Ok(Created::New { issued, session, evicted })
+                Ok(Created::New {
+                    issued,
+                    session,
+                    evicted,
+                })
             }
             "replayed" => {
                 let issued = reply.time()?;
@@ -205,7 +221,10 @@ impl Store {
     }
 
     /// Exchanges a generation of a refresh token for the next.
-    #[expect(clippy::too_many_arguments, reason = "the arguments of one script, in its order")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the arguments of one script, in its order"
+    )]
     pub async fn session_rotate(
         &self,
         bucket: u8,
@@ -227,7 +246,10 @@ impl Store {
             family.to_string().into(),
             i64::from(counts_as_activity).into(),
         ];
-        let mut reply = Reply::new("session_rotate", self.run(&scripts::ROTATE, bucket, args).await?);
+        let mut reply = Reply::new(
+            "session_rotate",
+            self.run(&scripts::ROTATE, bucket, args).await?,
+        );
         let outcome = reply.text()?;
         let echoed = reply.session_id()?;
         reply.must_echo(echoed == sid)?;
@@ -250,9 +272,14 @@ impl Store {
         let granted = reply.number()?;
         let mut record = reply.session(sid, expires, String::new())?;
         reply.must_echo(record.session.user.as_str() == user)?;
-        record.session.generation =
-            granted.try_into().map_err(|_| reply.problem("a generation out of range"))?;
-        Ok(Rotated::Granted { issued, record, how })
+        record.session.generation = granted
+            .try_into()
+            .map_err(|_| reply.problem("a generation out of range"))?;
+        Ok(Rotated::Granted {
+            issued,
+            record,
+            how,
+        })
     }
 
     /// One session, if it is live at this moment.
@@ -262,7 +289,10 @@ impl Store {
         sid: SessionId,
     ) -> Result<Option<Record>, StoreError> {
         let args = vec![sid.to_string().into()];
-        let reply = Reply::new("session_load", self.run(&scripts::LOAD, bucket, args).await?);
+        let reply = Reply::new(
+            "session_load",
+            self.run(&scripts::LOAD, bucket, args).await?,
+        );
         live(reply, sid)
     }
 
@@ -295,7 +325,9 @@ impl Store {
             flag.into(),
             idle.into(),
         ];
-        let values = self.run(&scripts::UPDATE, self.bucket_of(owner), args).await?;
+        let values = self
+            .run(&scripts::UPDATE, self.bucket_of(owner), args)
+            .await?;
         live(Reply::new("session_update", values), sid)
     }
 
@@ -304,9 +336,11 @@ impl Store {
         let mut args: Vec<Value> = Vec::with_capacity(batch.len() * 6);
         for activity in batch {
             let (ip, country, city) = match &activity.place {
-                Some((ip, Some(place))) => {
-                    (ip.as_str(), place.country.as_str(), place.city.as_deref().unwrap_or_default())
-                }
+                Some((ip, Some(place))) => (
+                    ip.as_str(),
+                    place.country.as_str(),
+                    place.city.as_deref().unwrap_or_default(),
+                ),
                 Some((ip, None)) => (ip.as_str(), "", ""),
                 None => ("", "", ""),
             };
@@ -329,8 +363,14 @@ impl Store {
         sid: SessionId,
         cause: EndCause,
     ) -> Result<bool, StoreError> {
-        let args = vec![sid.to_string().into(), owner.as_str().into(), cause.as_str().into()];
-        let values = self.run(&scripts::REVOKE, self.bucket_of(owner), args).await?;
+        let args = vec![
+            sid.to_string().into(),
+            owner.as_str().into(),
+            cause.as_str().into(),
+        ];
+        let values = self
+            .run(&scripts::REVOKE, self.bucket_of(owner), args)
+            .await?;
         let mut reply = Reply::new("session_revoke", values);
         let outcome = reply.text()?;
         let same = reply.session_id()? == sid && reply.text()? == owner.as_str();
@@ -347,7 +387,9 @@ impl Store {
     ) -> Result<Vec<SessionId>, StoreError> {
         let kept = kept.map_or_else(|| "-".to_owned(), |sid| sid.to_string());
         let args = vec![user.as_str().into(), kept.into(), cause.as_str().into()];
-        let values = self.run(&scripts::REVOKE_ALL, self.bucket_of(user), args).await?;
+        let values = self
+            .run(&scripts::REVOKE_ALL, self.bucket_of(user), args)
+            .await?;
         let mut reply = Reply::new("session_revoke_all", values);
         let (_, echoed) = (reply.text()?, reply.text()?);
         reply.must_echo(echoed == user.as_str())?;
@@ -366,10 +408,16 @@ impl Store {
     /// Clears away a batch of what has ended.
     pub async fn session_sweep(&self, bucket: u8) -> Result<Swept, StoreError> {
         const BATCH: i64 = 200;
-        let values = self.run(&scripts::SWEEP, bucket, vec![BATCH.into()]).await?;
+        let values = self
+            .run(&scripts::SWEEP, bucket, vec![BATCH.into()])
+            .await?;
         let mut reply = Reply::new("session_sweep", values);
         reply.text()?;
-        Ok(Swept { ended: reply.number()?, more: reply.number()? == 1, active: reply.number()? })
+        Ok(Swept {
+            ended: reply.number()?,
+            more: reply.number()? == 1,
+            active: reply.number()?,
+        })
     }
 }
 
