@@ -40,8 +40,8 @@ pub struct Gateway {
 
 /// How long a revocation is kept: longer than any token lives that it could speak of.
 pub fn retention(config: &Config) -> Duration {
-    const LEAST: Duration = Duration::from_secs(20 * 60);
-    const MARGIN: Duration = Duration::from_secs(5 * 60);
+    const LEAST: Duration = Duration::from_mins(20);
+    const MARGIN: Duration = Duration::from_mins(5);
     LEAST.max(config.tokens.access_ttl + MARGIN)
 }
 
@@ -87,9 +87,7 @@ impl Gateway {
     /// These sessions ended here: this gateway need not wait for the feed to say so.
     pub(crate) fn ended(&self, sessions: &[SessionId]) {
         for session in sessions {
-            self.check
-                .revocations
-                .learn(0, &Revocation::Session(*session));
+            self.check.revocations.learn(0, &Revocation::Session(*session));
         }
     }
 
@@ -118,10 +116,7 @@ impl Gateway {
             Duration::MAX => "not read yet".to_owned(),
             _ => format!("{:.1} s old", staleness.as_secs_f64()),
         });
-        let stopping = self
-            .stopping
-            .load(Ordering::Acquire)
-            .then(|| "stopping".to_owned());
+        let stopping = self.stopping.load(Ordering::Acquire).then(|| "stopping".to_owned());
         vec![("redis", redis), ("feed", feed), ("process", stopping)]
     }
 }

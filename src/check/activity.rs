@@ -104,7 +104,8 @@ impl ActivityWriter {
 }
 
 fn collect(waiting: &mut HashMap<SessionId, Seen>, seen: Seen) {
-    let newest = waiting.entry(seen.session).or_insert(Seen { ..seen });
-    newest.at = newest.at.max(seen.at);
-    newest.generation = newest.generation.max(seen.generation);
+    let (at, generation) = (seen.at, seen.generation);
+    let newest = waiting.entry(seen.session).or_insert(seen);
+    newest.at = newest.at.max(at);
+    newest.generation = newest.generation.max(generation);
 }

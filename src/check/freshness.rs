@@ -28,10 +28,6 @@ pub struct Freshness {
 impl Freshness {
     pub(super) fn new(buckets: usize) -> Self {
         Self {
-            #[expect(
-                clippy::disallowed_methods,
-                reason = "a monotonic clock needs an origin"
-            )]
             start: Instant::now(),
             progress: (0..buckets).map(|_| Mutex::default()).collect(),
             fresh: (0..buckets).map(|_| AtomicU64::new(0)).collect(),
@@ -40,9 +36,7 @@ impl Freshness {
     }
 
     fn lock(&self, bucket: u8) -> std::sync::MutexGuard<'_, Progress> {
-        self.progress[usize::from(bucket)]
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.progress[usize::from(bucket)].lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn prove(&self, bucket: u8, at: Instant) {
@@ -93,10 +87,7 @@ impl Freshness {
     pub fn staleness(&self, bucket: u8) -> Duration {
         match self.fresh[usize::from(bucket)].load(Ordering::Acquire) {
             0 => Duration::MAX,
-            millis => self
-                .start
-                .elapsed()
-                .saturating_sub(Duration::from_millis(millis - 1)),
+            millis => self.start.elapsed().saturating_sub(Duration::from_millis(millis - 1)),
         }
     }
 

@@ -36,21 +36,10 @@ pub struct Identity {
 impl Identity {
     /// `None` when a claim cannot stand in a header, which no login of ours lets happen.
     pub(super) fn new(claims: &AccessClaims, bucket: u8) -> Option<Self> {
-        let claim = |name: &str| {
-            claims
-                .extra
-                .get(name)
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-        };
+        let claim = |name: &str| claims.extra.get(name).and_then(Value::as_str).unwrap_or_default();
         let session = claims.sid.to_string();
-        let values = [
-            claims.sub.as_str(),
-            &claims.roles.join(","),
-            claim("email"),
-            claim("name"),
-            &session,
-        ];
+        let values =
+            [claims.sub.as_str(), &claims.roles.join(","), claim("email"), claim("name"), &session];
         let mut headers = [const { HeaderValue::from_static("") }; 5];
         for (header, value) in headers.iter_mut().zip(values) {
             *header = HeaderValue::from_bytes(value.as_bytes()).ok()?;

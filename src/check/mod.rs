@@ -92,10 +92,7 @@ impl Check {
             return (Err(Refusal::Revoked), Source::Memory);
         }
         if strict || self.freshness.staleness(identity.bucket) > self.max_staleness {
-            let live = self
-                .store
-                .session_load(identity.bucket, identity.session)
-                .await;
+            let live = self.store.session_load(identity.bucket, identity.session).await;
             let answer = match live {
                 Ok(Some(record)) if record.session.user == identity.user => Ok(identity),
                 Ok(_) => Err(Refusal::Revoked),

@@ -37,10 +37,7 @@ impl Revocations {
     pub fn cover(&self, identity: &Identity) -> bool {
         let everything = self.everything[usize::from(identity.bucket)].load(Ordering::Acquire);
         if identity.issued.0 <= everything
-            || self
-                .sessions
-                .pin()
-                .contains_key(&identity.session.as_u128())
+            || self.sessions.pin().contains_key(&identity.session.as_u128())
         {
             return true;
         }
@@ -60,11 +57,7 @@ impl Revocations {
             // The newest says all that the older ones said: what one of them kept and a later one
             // did not is dead, and what a later one keeps was alive then.
             Revocation::User { user, before, kept } => {
-                let new = CutOff {
-                    before: *before,
-                    kept: *kept,
-                    learnt,
-                };
+                let new = CutOff { before: *before, kept: *kept, learnt };
                 self.users.pin().update_or_insert(
                     user.clone(),
                     |old| if old.before > new.before { *old } else { new },
@@ -128,11 +121,7 @@ mod tests {
 
     fn user(user: &str, before: u64, kept: Option<u8>) -> Revocation {
         let kept = kept.map(|byte| SessionId([byte; 16]));
-        Revocation::User {
-            user: user.parse().unwrap(),
-            before: Timestamp(before),
-            kept,
-        }
+        Revocation::User { user: user.parse().unwrap(), before: Timestamp(before), kept }
     }
 
     #[test]
@@ -153,28 +142,15 @@ mod tests {
         assert!(!set.cover(&identity("bob", 2, 900)), "somebody else");
         set.learn(3, &user("ann", 2_000, None));
         set.learn(3, &user("ann", 1_000, Some(1)));
-        assert!(
-            set.cover(&identity("ann", 1, 900)),
-            "an older one does not undo a newer"
-        );
+        assert!(set.cover(&identity("ann", 1, 900)), "an older one does not undo a newer");
     }
 
     #[test]
     fn everything_of_a_bucket_ends_at_once() {
         let set = Revocations::new(16);
-        set.learn(
-            4,
-            &Revocation::Everything {
-                before: Timestamp(1_000),
-            },
-        );
+        set.learn(4, &Revocation::Everything { before: Timestamp(1_000) });
         assert!(!set.cover(&identity("ann", 1, 900)), "another bucket");
-        set.learn(
-            3,
-            &Revocation::Everything {
-                before: Timestamp(1_000),
-            },
-        );
+        set.learn(3, &Revocation::Everything { before: Timestamp(1_000) });
         assert!(set.cover(&identity("ann", 1, 1_000)));
         assert!(!set.cover(&identity("ann", 1, 1_001)));
     }
@@ -183,12 +159,10 @@ mod tests {
     fn the_old_is_forgotten() {
         let set = Revocations::new(16);
         set.learn(3, &Revocation::Session(SessionId([1; 16])));
-        set.forget(Duration::from_secs(60));
+        set.forget(Duration::from_mins(1));
         assert_eq!(set.len(), 1);
-        set.sessions
-            .pin()
-            .insert(SessionId([1; 16]).as_u128(), Timestamp(1));
-        set.forget(Duration::from_secs(60));
+        set.sessions.pin().insert(SessionId([1; 16]).as_u128(), Timestamp(1));
+        set.forget(Duration::from_mins(1));
         assert!(set.is_empty());
     }
 }

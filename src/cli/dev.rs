@@ -13,10 +13,9 @@ use crate::config::{Config, Scope, ServiceKey};
 
 /// Loopback only, and a service key that may do everything, printed at its first start.
 pub(super) fn prepare(config: &mut Config) -> anyhow::Result<()> {
-    for (key, address) in [
-        ("server.listen", config.server.listen),
-        ("server.ops_listen", config.server.ops_listen),
-    ] {
+    for (key, address) in
+        [("server.listen", config.server.listen), ("server.ops_listen", config.server.ops_listen)]
+    {
         if !address.ip().is_loopback() {
             bail!("{key} = {address}: --dev serves on loopback only; leave it out or drop --dev");
         }
@@ -31,22 +30,21 @@ pub(super) fn prepare(config: &mut Config) -> anyhow::Result<()> {
         .mode(0o700)
         .create(dir)
         .with_context(|| dir.display().to_string())?;
-    let (key, made) = match fs::read_to_string(&path) {
-        Ok(key) => (key.trim().to_owned(), false),
-        Err(_) => {
-            let mut bytes = [0; 24];
-            rand::fill(&mut bytes).map_err(|_| anyhow::anyhow!("no randomness"))?;
-            let key = format!("ghk_{}", URL_SAFE_NO_PAD.encode(bytes));
-            OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&path)
-                .and_then(|mut file| writeln!(file, "{key}"))
-                .with_context(|| path.display().to_string())?;
-            (key, true)
-        }
+    let (key, made) = if let Ok(key) = fs::read_to_string(&path) {
+        (key.trim().to_owned(), false)
+    } else {
+        let mut bytes = [0; 24];
+        rand::fill(&mut bytes).map_err(|_| anyhow::anyhow!("no randomness"))?;
+        let key = format!("ghk_{}", URL_SAFE_NO_PAD.encode(bytes));
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|mut file| writeln!(file, "{key}"))
+            .with_context(|| path.display().to_string())?;
+        (key, true)
     };
     let mut sha256 = [0; 32];
     sha256.copy_from_slice(digest::digest(&digest::SHA256, key.as_bytes()).as_ref());

@@ -66,7 +66,7 @@ enum KeysCommand {
 
 #[derive(Args)]
 struct Settings {
-    /// Configuration file (TOML); without it the defaults and GATEHOUSE__SECTION__KEY count
+    /// Configuration file (TOML); without it the defaults and `GATEHOUSE__SECTION__KEY` count
     #[arg(long, value_name = "FILE", env = "GATEHOUSE_CONFIG")]
     config: Option<PathBuf>,
     /// Override one setting: --set sessions.limit=20
@@ -122,26 +122,18 @@ fn run(command: Command) -> anyhow::Result<()> {
             print!("{}", config::REFERENCE);
             Ok(())
         }
-        Command::Keys {
-            command: KeysCommand::Generate { settings },
-        } => {
+        Command::Keys { command: KeysCommand::Generate { settings } } => {
             let config = settings.load()?;
             KeyRing::open(&config.keys_dir(), config.tokens.algorithm)?;
             let path = keys::generate_signing_key(&config.keys_dir(), config.tokens.algorithm)?;
             println!("{}", path.display());
             Ok(())
         }
-        Command::Keys {
-            command: KeysCommand::List { settings },
-        } => {
+        Command::Keys { command: KeysCommand::List { settings } } => {
             let config = settings.load()?;
             let ring = KeyRing::open(&config.keys_dir(), config.tokens.algorithm)?;
             for key in ring.signing_keys() {
-                let mark = if key.kid == ring.signing_key().kid {
-                    '*'
-                } else {
-                    ' '
-                };
+                let mark = if key.kid == ring.signing_key().kid { '*' } else { ' ' };
                 println!("{mark} {:?} {}", key.algorithm, key.kid);
             }
             Ok(())

@@ -65,11 +65,8 @@ async fn serve(config: Config, url: &str) -> anyhow::Result<()> {
     );
 
     // Requests end first, then what they feed, then the operators' view of it.
-    let (no_requests, no_work, no_view) = (
-        CancellationToken::new(),
-        CancellationToken::new(),
-        CancellationToken::new(),
-    );
+    let (no_requests, no_work, no_view) =
+        (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let requests = tokio::spawn(listener::serve(
         public,
         http::public(Arc::clone(&gateway)),
@@ -87,12 +84,7 @@ async fn serve(config: Config, url: &str) -> anyhow::Result<()> {
     let mut work = JoinSet::new();
     work.spawn(writer.run(no_work.clone()));
     work.spawn(until(no_work.clone(), upkeep(Arc::clone(&gateway))));
-    work.spawn(follow(
-        Arc::clone(&gateway),
-        store.clone(),
-        retention,
-        no_work.clone(),
-    ));
+    work.spawn(follow(Arc::clone(&gateway), store.clone(), retention, no_work.clone()));
     std::thread::spawn(device::warm);
 
     let mut failed = None;

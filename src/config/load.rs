@@ -47,10 +47,7 @@ pub fn load(
     env: impl IntoIterator<Item = (String, String)>,
     overrides: &[(String, String)],
 ) -> Result<Config, ConfigError> {
-    let mut layers = Layers {
-        merged: DEFAULTS.clone(),
-        ..Layers::default()
-    };
+    let mut layers = Layers { merged: DEFAULTS.clone(), ..Layers::default() };
     if let Some(path) = file {
         let table = read_toml(path).map_err(|problem| ConfigError(vec![problem]))?;
         layers.add(&table, &format!("set in {}", path.display()));
@@ -74,10 +71,7 @@ fn read_toml(path: &Path) -> Result<Table, String> {
     let text = fs::read_to_string(path).map_err(|error| format!("{name}: {error}"))?;
     text.parse().map_err(|error: toml::de::Error| {
         // The error's own Display quotes the line, which may hold a secret.
-        let before = error
-            .span()
-            .and_then(|span| text.get(..span.start))
-            .unwrap_or_default();
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
         let line = before.matches('\n').count() + 1;
         let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
         format!("{name}:{line}:{column}: {}", error.message())
@@ -147,8 +141,7 @@ impl Layers {
         for (section, values) in layer {
             self.origins.insert(section.clone(), origin.to_owned());
             for (key, value) in values.as_table().into_iter().flatten() {
-                self.origins
-                    .insert(format!("{section}.{key}"), origin.to_owned());
+                self.origins.insert(format!("{section}.{key}"), origin.to_owned());
                 if let Some(Value::Table(merged)) = self.merged.get_mut(section) {
                     merged.insert(key.clone(), value.clone());
                 }
@@ -159,11 +152,7 @@ impl Layers {
 
     fn compare_tables(&mut self, path: &str, given: &Table, known: &Table) {
         for (name, value) in given {
-            let path = if path.is_empty() {
-                name.clone()
-            } else {
-                format!("{path}.{name}")
-            };
+            let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
             match known.get(name) {
                 Some(known) => self.compare(&path, value, known),
                 None => self.problem(&path, &unknown(&path, name, known)),
@@ -194,8 +183,7 @@ impl Layers {
             let example = example(path).map(|line| format!(" (for example: {line})"));
             format!("{}; {origin}", example.unwrap_or_default())
         });
-        self.problems
-            .push(format!("{path}: {what}{}", hint.unwrap_or_default()));
+        self.problems.push(format!("{path}: {what}{}", hint.unwrap_or_default()));
     }
 
     fn finish(mut self) -> Result<Config, ConfigError> {
@@ -234,9 +222,7 @@ fn known(key: &str) -> Option<&'static Value> {
 
 /// What stands at a path such as `login.service_keys[1].name`; of an array, the first item.
 fn find<'a>(table: &'a Table, path: &str) -> Option<&'a Value> {
-    let mut names = path
-        .split('.')
-        .map(|name| name.split('[').next().unwrap_or(name));
+    let mut names = path.split('.').map(|name| name.split('[').next().unwrap_or(name));
     let section = table.get(names.next()?)?;
     names.try_fold(section, |value, name| {
         let first = value.as_array().and_then(|items| items.first());

@@ -269,12 +269,7 @@ impl Config {
     pub fn issuer(&self) -> String {
         match &self.tokens.issuer {
             Some(issuer) => issuer.clone(),
-            None => self
-                .server
-                .public_url
-                .as_str()
-                .trim_end_matches('/')
-                .to_owned(),
+            None => self.server.public_url.as_str().trim_end_matches('/').to_owned(),
         }
     }
 
@@ -314,10 +309,7 @@ fn networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>, D::Error> 
             D::Error::custom(format_args!("{text:?} is neither an address nor a network"))
         })
     };
-    Vec::<String>::deserialize(from)?
-        .into_iter()
-        .map(network)
-        .collect()
+    Vec::<String>::deserialize(from)?.into_iter().map(network).collect()
 }
 
 mod hex {
@@ -325,12 +317,8 @@ mod hex {
     use serde::de::Error as _;
 
     pub(super) fn serialize<S: Serializer>(hash: &[u8; 32], to: S) -> Result<S::Ok, S::Error> {
-        let digits = hash
-            .iter()
-            .flat_map(|byte| [byte >> 4, byte & 15].map(u32::from));
-        let text: String = digits
-            .filter_map(|digit| char::from_digit(digit, 16))
-            .collect();
+        let digits = hash.iter().flat_map(|byte| [byte >> 4, byte & 15].map(u32::from));
+        let text: String = digits.filter_map(|digit| char::from_digit(digit, 16)).collect();
         to.serialize_str(&text)
     }
 

@@ -22,12 +22,7 @@ struct Given {
 
 fn given() -> Given {
     let dir = TempDir::new().unwrap();
-    Given {
-        dir,
-        file: None,
-        env: Vec::new(),
-        overrides: Vec::new(),
-    }
+    Given { dir, file: None, env: Vec::new(), overrides: Vec::new() }
 }
 
 impl Given {
@@ -126,21 +121,11 @@ fn defaults() {
             remembered_tokens: 100_000,
             activity_flush: seconds(5),
         },
-        login: Login {
-            url: None,
-            service_keys: Vec::new(),
-        },
-        limits: Limits {
-            failures_per_minute: 60,
-        },
+        login: Login { url: None, service_keys: Vec::new() },
+        limits: Limits { failures_per_minute: 60 },
         geoip: GeoIp { database: None },
-        sweep: Sweep {
-            interval: seconds(5),
-        },
-        log: Log {
-            level: "info".to_owned(),
-            format: LogFormat::Text,
-        },
+        sweep: Sweep { interval: seconds(5) },
+        log: Log { level: "info".to_owned(), format: LogFormat::Text },
     };
     assert_eq!(Config::default(), expected);
     assert_eq!(given().file(REFERENCE).ok(), expected);
@@ -151,11 +136,7 @@ fn paths(path: &str, table: &Table) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for (key, value) in table {
         let path = format!("{path}.{key}");
-        match value
-            .as_array()
-            .and_then(|items| items.first())
-            .unwrap_or(value)
-        {
+        match value.as_array().and_then(|items| items.first()).unwrap_or(value) {
             Value::Table(inner) => found.extend(paths(&path, inner)),
             _ => assert!(found.insert(path)),
         }
@@ -194,12 +175,7 @@ fn examples_are_valid() {
     assert_eq!(config.issuer(), "https://login.example.com");
     assert_eq!(config.keys_dir(), Path::new("/etc/gatehouse/keys"));
     assert_eq!(config.login.service_keys[0].sha256[..2], [0x2c, 0x26]);
-    let proxies: Vec<_> = config
-        .server
-        .trusted_proxies
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let proxies: Vec<_> = config.server.trusted_proxies.iter().map(ToString::to_string).collect();
     assert_eq!(proxies, ["127.0.0.0/8", "fd00::1/128"]);
 }
 
@@ -216,10 +192,7 @@ fn later_sources_win() {
     let given = given.set("sessions.limit", "19");
     let config = given.ok();
     assert_eq!(config.sessions.limit, 19);
-    assert_eq!(
-        (config.sessions.idle, config.server.drain),
-        (seconds(48 * 3600), seconds(1))
-    );
+    assert_eq!((config.sessions.idle, config.server.drain), (seconds(48 * 3600), seconds(1)));
 }
 
 #[test]
@@ -228,10 +201,7 @@ fn text_takes_the_type_of_its_key() {
         .env("GATEHOUSE__SESSIONS__REFRESH_EXTENDS_IDLE", "true")
         .env("GATEHOUSE__TOKENS__AUDIENCE", "shop, api")
         .env("GATEHOUSE__SERVER__TRUSTED_PROXIES", "")
-        .env(
-            "GATEHOUSE__LOGIN__URL",
-            "https://app.example.com/login?a=b,c",
-        )
+        .env("GATEHOUSE__LOGIN__URL", "https://app.example.com/login?a=b,c")
         .env("GATEHOUSE__TOKENS__ISSUER", "17")
         .env("GATEHOUSE_PORT", "tcp://10.0.0.1:8080")
         .env("PATH", "/bin")
@@ -272,37 +242,16 @@ fn unknown_keys() {
         )
     );
     for (name, start) in [
-        (
-            "GATEHOUSE__SERVER__LISEN",
-            "server.lisen: unknown key; did you mean `listen`?; set by",
-        ),
-        (
-            "GATEHOUSE__SERVER__FOO_FILE",
-            "server.foo_file: unknown key; the keys are listen, ",
-        ),
-        (
-            "GATEHOUSE__SERVR__LISTEN",
-            "servr: unknown key; the sections are server, ",
-        ),
-        (
-            "GATEHOUSE__SERVR",
-            "servr: unknown key; the sections are server, ",
-        ),
-        (
-            "GATEHOUSE__SERVER",
-            "server: expects table, not string (for example: [server]); set by",
-        ),
-        (
-            "GATEHOUSE__LOGIN__SERVICE_KEYS__NAME",
-            "login.service_keys.name: unknown key; ",
-        ),
+        ("GATEHOUSE__SERVER__LISEN", "server.lisen: unknown key; did you mean `listen`?; set by"),
+        ("GATEHOUSE__SERVER__FOO_FILE", "server.foo_file: unknown key; the keys are listen, "),
+        ("GATEHOUSE__SERVR__LISTEN", "servr: unknown key; the sections are server, "),
+        ("GATEHOUSE__SERVR", "servr: unknown key; the sections are server, "),
+        ("GATEHOUSE__SERVER", "server: expects table, not string (for example: [server]); set by"),
+        ("GATEHOUSE__LOGIN__SERVICE_KEYS__NAME", "login.service_keys.name: unknown key; "),
         ("GATEHOUSE__", ": unknown key; the sections are server, "),
     ] {
         let refused = given().env(name, "1").refused();
-        assert!(
-            refused.starts_with(start) && refused.ends_with(name),
-            "{refused}"
-        );
+        assert!(refused.starts_with(start) && refused.ends_with(name), "{refused}");
     }
     assert_eq!(
         given().set("session.limit", "1").refused(),
@@ -315,9 +264,7 @@ fn unknown_keys() {
 fn types() {
     for (section, keys) in KNOWN.iter() {
         for (key, known) in keys.as_table().unwrap() {
-            let refused = given()
-                .file(&format!("{section}.{key} = 1979-05-27"))
-                .refused();
+            let refused = given().file(&format!("{section}.{key} = 1979-05-27")).refused();
             let start = format!(
                 "{section}.{key}: expects {}, not datetime (for example: {key} = ",
                 known.type_str()
@@ -327,9 +274,7 @@ fn types() {
         }
     }
     assert_eq!(
-        given()
-            .file("sessions = 5\n[tokens]\naudience = ['a', 5]")
-            .refused(),
+        given().file("sessions = 5\n[tokens]\naudience = ['a', 5]").refused(),
         "sessions: expects table, not integer (for example: [sessions]); set in gatehouse.toml\n\
         tokens.audience[1]: expects string, not integer (for example: audience = [\"gatehouse\"]); \
         set in gatehouse.toml"
@@ -339,77 +284,32 @@ fn types() {
 #[test]
 fn unreadable_values() {
     for (key, value, what) in [
-        (
-            "server.listen",
-            "localhost",
-            "invalid socket address syntax",
-        ),
-        (
-            "server.ops_listen",
-            "127.0.0.1",
-            "invalid socket address syntax",
-        ),
-        (
-            "server.public_url",
-            "sso",
-            "relative URL without a base: \"sso\"",
-        ),
-        (
-            "server.drain",
-            "15 minutes ago",
-            "\"15 minutes ago\" is not a duration",
-        ),
-        (
-            "server.max_connections",
-            "many",
-            "expects integer, not string",
-        ),
+        ("server.listen", "localhost", "invalid socket address syntax"),
+        ("server.ops_listen", "127.0.0.1", "invalid socket address syntax"),
+        ("server.public_url", "sso", "relative URL without a base: \"sso\""),
+        ("server.drain", "15 minutes ago", "\"15 minutes ago\" is not a duration"),
+        ("server.max_connections", "many", "expects integer, not string"),
         ("server.max_connections", "-1", "-1 is out of range"),
         ("redis.buckets", "65536", "65536 is out of range"),
         ("redis.connections", "1.5", "expects integer, not string"),
-        (
-            "tokens.algorithm",
-            "none",
-            "unknown variant `none`, expected one of `EdDSA`, `ES256`",
-        ),
+        ("tokens.algorithm", "none", "unknown variant `none`, expected one of `EdDSA`, `ES256`"),
         ("tokens.access_ttl", "900", "\"900\" is not a duration"),
-        (
-            "sessions.on_limit_service",
-            "ask",
-            "unknown variant `ask`, expected one of `evict_old",
-        ),
+        ("sessions.on_limit_service", "ask", "unknown variant `ask`, expected one of `evict_old"),
         ("sessions.limit", "-1", "-1 is out of range"),
-        (
-            "sessions.refresh_extends_idle",
-            "yes",
-            "expects boolean, not string",
-        ),
-        (
-            "login.url",
-            "/login",
-            "relative URL without a base: \"/login\"",
-        ),
-        (
-            "log.format",
-            "xml",
-            "unknown variant `xml`, expected `text` or `json`",
-        ),
+        ("sessions.refresh_extends_idle", "yes", "expects boolean, not string"),
+        ("login.url", "/login", "relative URL without a base: \"/login\""),
+        ("log.format", "xml", "unknown variant `xml`, expected `text` or `json`"),
     ] {
         let refused = given().set(key, value).refused();
         assert!(refused.starts_with(&format!("{key}: {what}")), "{refused}");
         let (_, name) = key.split_once('.').unwrap();
-        assert!(
-            refused.contains(&format!(" (for example: {name} = ")),
-            "{refused}"
-        );
+        assert!(refused.contains(&format!(" (for example: {name} = ")), "{refused}");
         assert!(refused.ends_with("; set on the command line"), "{refused}");
     }
     let proxies = "trusted_proxies = [\"127.0.0.0/8\", \"fd00::1\"]";
     for network in ["10.0.0.0/33", "proxy", ""] {
         assert_eq!(
-            given()
-                .set("server.trusted_proxies", &format!("::1,{network}"))
-                .refused(),
+            given().set("server.trusted_proxies", &format!("::1,{network}")).refused(),
             format!(
                 "server.trusted_proxies: {network:?} is neither an address nor a network \
                 (for example: {proxies}); set on the command line"
@@ -422,58 +322,18 @@ fn unreadable_values() {
 fn ranges() {
     for (key, fine, refused, range) in [
         ("server.drain", ["0s", "10m"], ["601s", "1h"], "0s to 10m"),
-        (
-            "server.max_connections",
-            ["1", "1000000"],
-            ["0", "1000001"],
-            "1 to 1000000",
-        ),
+        ("server.max_connections", ["1", "1000000"], ["0", "1000001"], "1 to 1000000"),
         ("redis.buckets", ["1", "256"], ["0", "512"], "1 to 256"),
         ("redis.connections", ["1", "16"], ["0", "17"], "1 to 16"),
-        (
-            "redis.timeout",
-            ["10ms", "2s"],
-            ["9ms", "2001ms"],
-            "10ms to 2s",
-        ),
-        (
-            "tokens.access_ttl",
-            ["1s", "1h"],
-            ["999ms", "3601s"],
-            "1s to 1h",
-        ),
+        ("redis.timeout", ["10ms", "2s"], ["9ms", "2001ms"], "10ms to 2s"),
+        ("tokens.access_ttl", ["1s", "1h"], ["999ms", "3601s"], "1s to 1h"),
         ("tokens.grace", ["0s", "60s"], ["61s", "2m"], "0s to 1m"),
         ("sessions.limit", ["1", "100"], ["0", "101"], "1 to 100"),
-        (
-            "check.max_staleness",
-            ["1s", "5m"],
-            ["999ms", "301s"],
-            "1s to 5m",
-        ),
-        (
-            "check.remembered_tokens",
-            ["0", "10000000"],
-            ["10000001", "99999999"],
-            "0 to 10000000",
-        ),
-        (
-            "check.activity_flush",
-            ["100ms", "60s"],
-            ["99ms", "61s"],
-            "100ms to 1m",
-        ),
-        (
-            "limits.failures_per_minute",
-            ["1", "100000"],
-            ["0", "100001"],
-            "1 to 100000",
-        ),
-        (
-            "sweep.interval",
-            ["100ms", "10m"],
-            ["99ms", "601s"],
-            "100ms to 10m",
-        ),
+        ("check.max_staleness", ["1s", "5m"], ["999ms", "301s"], "1s to 5m"),
+        ("check.remembered_tokens", ["0", "10000000"], ["10000001", "99999999"], "0 to 10000000"),
+        ("check.activity_flush", ["100ms", "60s"], ["99ms", "61s"], "100ms to 1m"),
+        ("limits.failures_per_minute", ["1", "100000"], ["0", "100001"], "1 to 100000"),
+        ("sweep.interval", ["100ms", "10m"], ["99ms", "601s"], "100ms to 10m"),
     ] {
         for value in fine {
             given().set(key, value).ok();
@@ -505,64 +365,23 @@ fn rules_of_one_key() {
         ("tokens.audience", "", "is empty or holds an empty name"),
         ("tokens.audience", "a,,b", "is empty or holds an empty name"),
         ("server.public_url", "ftp://a", "is neither http nor https"),
-        (
-            "server.public_url",
-            "http://a/b",
-            "holds more than scheme, host and port",
-        ),
-        (
-            "server.public_url",
-            "http://a?b",
-            "holds more than scheme, host and port",
-        ),
-        (
-            "server.public_url",
-            "http://a#b",
-            "holds more than scheme, host and port",
-        ),
-        (
-            "server.public_url",
-            "http://u@a",
-            "holds a user name or a password",
-        ),
-        (
-            "login.url",
-            "javascript:alert()",
-            "is neither http nor https",
-        ),
-        (
-            "login.url",
-            "http://:p@a/b?c",
-            "holds a user name or a password",
-        ),
+        ("server.public_url", "http://a/b", "holds more than scheme, host and port"),
+        ("server.public_url", "http://a?b", "holds more than scheme, host and port"),
+        ("server.public_url", "http://a#b", "holds more than scheme, host and port"),
+        ("server.public_url", "http://u@a", "holds a user name or a password"),
+        ("login.url", "javascript:alert()", "is neither http nor https"),
+        ("login.url", "http://:p@a/b?c", "holds a user name or a password"),
         ("geoip.database", "/", "/ is not a file"),
         ("geoip.database", "/nowhere", "/nowhere is not a file"),
-        (
-            "log.level",
-            "inof",
-            "\"inof\" is neither a level nor a list of directives",
-        ),
-        (
-            "log.level",
-            "",
-            "\"\" is neither a level nor a list of directives",
-        ),
-        (
-            "log.level",
-            "info,gatehouse=loud",
-            "\"info,gatehouse=loud\" is neither a level nor a ",
-        ),
+        ("log.level", "inof", "\"inof\" is neither a level nor a list of directives"),
+        ("log.level", "", "\"\" is neither a level nor a list of directives"),
+        ("log.level", "info,gatehouse=loud", "\"info,gatehouse=loud\" is neither a level nor a "),
     ] {
         let refused = given().set(key, value).refused();
         assert!(refused.starts_with(&format!("{key}: {what}")), "{refused}");
         assert_eq!(refused.lines().count(), 1, "{refused}");
     }
-    for level in [
-        "off",
-        "WARN",
-        "info,gatehouse=debug",
-        "info,hyper[span{a=1}]=trace",
-    ] {
+    for level in ["off", "WARN", "info,gatehouse=debug", "info,hyper[span{a=1}]=trace"] {
         given().set("log.level", level).ok();
     }
 }
@@ -583,16 +402,9 @@ fn redis_urls() {
     ] {
         given().set("redis.url", url).ok();
     }
-    for url in [
-        "",
-        "[redacted]",
-        "Embedded",
-        "hunter2",
-        "http://a",
-        "redis:",
-        "redis://",
-        "redis+unix://",
-    ] {
+    for url in
+        ["", "[redacted]", "Embedded", "hunter2", "http://a", "redis:", "redis://", "redis+unix://"]
+    {
         assert_eq!(
             given().set("redis.url", url).refused(),
             "redis.url: is neither \"embedded\" nor an address of one of redis, rediss, valkey, \
@@ -606,17 +418,9 @@ fn redis_urls() {
 fn lifetimes_fit_together() {
     for (key, value, what) in [
         ("tokens.access_ttl", "30m", ""),
-        (
-            "sessions.idle",
-            "14m",
-            "tokens.access_ttl: 15m is longer than sessions.idle, 14m",
-        ),
+        ("sessions.idle", "14m", "tokens.access_ttl: 15m is longer than sessions.idle, 14m"),
         ("sessions.idle", "15m", ""),
-        (
-            "sessions.idle",
-            "8d",
-            "sessions.idle: 8d is longer than sessions.absolute, 7d",
-        ),
+        ("sessions.idle", "8d", "sessions.idle: 8d is longer than sessions.absolute, 7d"),
         ("sessions.idle", "7d", ""),
         (
             "sessions.remembered_idle",
@@ -642,14 +446,8 @@ fn lifetimes_fit_together() {
         ("sessions.remembered_absolute", "400d", ""),
     ] {
         let loaded = given().set(key, value).load();
-        let problem = loaded
-            .err()
-            .map(|error| error.to_string())
-            .unwrap_or_default();
-        assert!(
-            problem.starts_with(what) && problem.is_empty() == what.is_empty(),
-            "{problem}"
-        );
+        let problem = loaded.err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(problem.starts_with(what) && problem.is_empty() == what.is_empty(), "{problem}");
         assert!(problem.lines().count() <= 1, "{problem}");
     }
     let absolute = given()
@@ -668,21 +466,9 @@ fn service_keys_are_checked() {
         ("shop", &[Scope::AdminRead][..])
     );
     for (from, to, what) in [
-        (
-            "'shop'",
-            "'Shop'",
-            "name: \"Shop\" is not 1 to 32 of a-z, 0-9 and -",
-        ),
-        (
-            "'shop'",
-            "''",
-            "name: \"\" is not 1 to 32 of a-z, 0-9 and -",
-        ),
-        (
-            "'shop'",
-            "'a23456789012345678901234567890123'",
-            "name: \"a2345678901234567890",
-        ),
+        ("'shop'", "'Shop'", "name: \"Shop\" is not 1 to 32 of a-z, 0-9 and -"),
+        ("'shop'", "''", "name: \"\" is not 1 to 32 of a-z, 0-9 and -"),
+        ("'shop'", "'a23456789012345678901234567890123'", "name: \"a2345678901234567890"),
         ("'admin:read'", "", "scopes: is empty"),
         (
             "'admin:read'",
@@ -693,10 +479,7 @@ fn service_keys_are_checked() {
         ("2c26", "+c26", "sha256: is not 64 hexadecimal digits"),
     ] {
         let refused = given().file(&one.replace(from, to)).refused();
-        assert!(
-            refused.starts_with(&format!("login.service_keys[0].{what}")),
-            "{refused}"
-        );
+        assert!(refused.starts_with(&format!("login.service_keys[0].{what}")), "{refused}");
         assert!(refused.ends_with("; set in gatehouse.toml"), "{refused}");
     }
     for missing in ["name", "sha256", "scopes"] {
@@ -709,24 +492,11 @@ fn service_keys_are_checked() {
         assert!(refused.starts_with(&start), "{refused}");
     }
     let twice = given().file(&(one.clone() + &one)).refused();
-    assert!(
-        twice.starts_with("login.service_keys[1].name: \"shop\" names two of them"),
-        "{twice}"
-    );
-    assert!(
-        twice.contains("\nlogin.service_keys[1].sha256: stands in two of them"),
-        "{twice}"
-    );
-    for name in [
-        "GATEHOUSE__LOGIN__SERVICE_KEYS",
-        "GATEHOUSE__LOGIN__SERVICE_KEYS_FILE",
-    ] {
+    assert!(twice.starts_with("login.service_keys[1].name: \"shop\" names two of them"), "{twice}");
+    assert!(twice.contains("\nlogin.service_keys[1].sha256: stands in two of them"), "{twice}");
+    for name in ["GATEHOUSE__LOGIN__SERVICE_KEYS", "GATEHOUSE__LOGIN__SERVICE_KEYS_FILE"] {
         assert_eq!(
-            given()
-                .file(&one)
-                .env_file(name, "")
-                .env(name, "/dev/null")
-                .refused(),
+            given().file(&one).env_file(name, "").env(name, "/dev/null").refused(),
             format!("login.service_keys: can be set in a file only; set by {name}")
         );
     }
@@ -768,21 +538,8 @@ fn values_from_files() {
         let config = given().env_file("GATEHOUSE__REDIS__URL_FILE", text).ok();
         assert_eq!(config.redis.url.expose_secret(), value);
     }
-    assert_eq!(
-        given()
-            .env_file("GATEHOUSE__TOKENS__ISSUER_FILE", "a\n\n")
-            .ok()
-            .issuer(),
-        "a\n"
-    );
-    assert_eq!(
-        given()
-            .env_file("GATEHOUSE__SESSIONS__LIMIT_FILE", "3\n")
-            .ok()
-            .sessions
-            .limit,
-        3
-    );
+    assert_eq!(given().env_file("GATEHOUSE__TOKENS__ISSUER_FILE", "a\n\n").ok().issuer(), "a\n");
+    assert_eq!(given().env_file("GATEHOUSE__SESSIONS__LIMIT_FILE", "3\n").ok().sessions.limit, 3);
     assert_eq!(
         given()
             .env("GATEHOUSE__REDIS__URL", "embedded")
@@ -791,9 +548,7 @@ fn values_from_files() {
         "redis.url: GATEHOUSE__REDIS__URL and GATEHOUSE__REDIS__URL_FILE are both set"
     );
     assert_eq!(
-        given()
-            .env("GATEHOUSE__REDIS__URL_FILE", "redis://:hunter2@a")
-            .refused(),
+        given().env("GATEHOUSE__REDIS__URL_FILE", "redis://:hunter2@a").refused(),
         "redis.url: the file that GATEHOUSE__REDIS__URL_FILE names: \
         No such file or directory (os error 2)"
     );
@@ -803,22 +558,15 @@ fn values_from_files() {
 fn unreadable_files() {
     let mut missing = given();
     missing.file = Some(missing.dir.path().join("none.toml"));
-    assert_eq!(
-        missing.refused(),
-        "none.toml: No such file or directory (os error 2)"
-    );
+    assert_eq!(missing.refused(), "none.toml: No such file or directory (os error 2)");
     assert_eq!(
         given().file("# é\n[sessions]\nlimit = = 5\n").refused(),
         "gatehouse.toml:3:9: extra `=`, expected nothing"
     );
-    let refused = given()
-        .file("[redis]\n'é' = 1; url = 'redis://:hunter2@a'\n")
-        .refused();
+    let refused = given().file("[redis]\n'é' = 1; url = 'redis://:hunter2@a'\n").refused();
     assert!(refused.starts_with("gatehouse.toml:2:14: "), "{refused}");
     assert!(!refused.contains(SECRET), "{refused}");
-    let refused = given()
-        .file("[redis]\nurl = 'hunter2'\nurl = 'hunter2'\n")
-        .refused();
+    let refused = given().file("[redis]\nurl = 'hunter2'\nurl = 'hunter2'\n").refused();
     assert_eq!(refused, "gatehouse.toml:3:1: duplicate key");
 }
 

@@ -22,10 +22,7 @@ const SCHEMES: &str = "redis, rediss, valkey, valkeys, redis+unix, redis-cluster
 /// A key's dotted name and its value.
 macro_rules! at {
     ($config:ident.$section:ident.$key:ident) => {
-        (
-            concat!(stringify!($section), ".", stringify!($key)),
-            &$config.$section.$key,
-        )
+        (concat!(stringify!($section), ".", stringify!($key)), &$config.$section.$key)
     };
 }
 
@@ -71,11 +68,7 @@ impl Found {
 
     /// Quotes nothing, for a password is one of the things that may be wrong.
     fn page(&mut self, key: &str, url: &Url) {
-        self.unless(
-            matches!(url.scheme(), "http" | "https"),
-            key,
-            "is neither http nor https",
-        );
+        self.unless(matches!(url.scheme(), "http" | "https"), key, "is neither http nor https");
         let user = !url.username().is_empty() || url.password().is_some();
         self.unless(!user, key, "holds a user name or a password");
     }

@@ -16,8 +16,7 @@ const READ: &[Scope] = &[Scope::AdminRead, Scope::AdminWrite];
 const REVOKE: &[Scope] = &[Scope::SessionsRevoke, Scope::AdminWrite];
 
 fn user_id(text: &str) -> Result<UserId, Problem> {
-    text.parse()
-        .map_err(|error| Problem::invalid("user_id", error))
+    text.parse().map_err(|error| Problem::invalid("user_id", error))
 }
 
 /// The sessions of a user.
@@ -28,14 +27,8 @@ pub(super) async fn list(
 ) -> Result<Json<List>, Problem> {
     admin.may(READ, false)?;
     let sessions = gateway.sessions.list(&user_id(&user)?).await?;
-    let sessions = sessions
-        .iter()
-        .map(|session| SessionView::new(session, None))
-        .collect();
-    Ok(Json(List {
-        sessions,
-        limit: gateway.sessions.limit(),
-    }))
+    let sessions = sessions.iter().map(|session| SessionView::new(session, None)).collect();
+    Ok(Json(List { sessions, limit: gateway.sessions.limit() }))
 }
 
 /// Ends a session of a user.
@@ -60,14 +53,9 @@ pub(super) async fn revoke_all(
     Path(user): Path<String>,
 ) -> Result<Json<Revoked>, Problem> {
     admin.may(REVOKE, true)?;
-    let ended = gateway
-        .sessions
-        .revoke_all(&user_id(&user)?, None, EndCause::Admin)
-        .await?;
+    let ended = gateway.sessions.revoke_all(&user_id(&user)?, None, EndCause::Admin).await?;
     gateway.ended(&ended);
-    Ok(Json(Revoked {
-        revoked: ended.len(),
-    }))
+    Ok(Json(Revoked { revoked: ended.len() }))
 }
 
 /// Everything that was issued before now is dead, everywhere.

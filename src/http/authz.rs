@@ -40,14 +40,8 @@ struct Dialect {
 }
 
 /// nginx turns every status but 2xx, 401 and 403 into 500.
-const AUTH_REQUEST: Dialect = Dialect {
-    refused: StatusCode::FORBIDDEN,
-    redirects: false,
-};
-const FORWARD_AUTH: Dialect = Dialect {
-    refused: StatusCode::BAD_REQUEST,
-    redirects: true,
-};
+const AUTH_REQUEST: Dialect = Dialect { refused: StatusCode::FORBIDDEN, redirects: false };
+const FORWARD_AUTH: Dialect = Dialect { refused: StatusCode::BAD_REQUEST, redirects: true };
 
 /// What the proxy says of the request that it asks about.
 #[derive(Default)]
@@ -104,14 +98,7 @@ pub(super) async fn auth_request(
             }
         });
     let original = original.unwrap_or_else(|| Ok(Original::default()));
-    answer(
-        &gateway,
-        &AUTH_REQUEST,
-        original,
-        query.as_deref(),
-        &headers,
-    )
-    .await
+    answer(&gateway, &AUTH_REQUEST, original, query.as_deref(), &headers).await
 }
 
 /// The question of Traefik's `ForwardAuth`, Caddy's `forward_auth` and HAProxy. These always say
@@ -129,28 +116,14 @@ pub(super) async fn forward_auth(
         let known = matches!(proto, "http" | "https" | "ws" | "wss") && uri.starts_with('/');
         let url = Url::parse(&format!("{proto}://{host}{uri}")).ok()?;
         let plain = url.username().is_empty() && url.password().is_none();
-        (known && plain).then(|| Original {
-            method: Some(method.to_owned()),
-            url: Some(url),
-        })
+        (known && plain).then(|| Original { method: Some(method.to_owned()), url: Some(url) })
     };
     let trusted = is_trusted(peer.ip(), &gateway.config.server.trusted_proxies);
     if !trusted {
         tracing::warn!(%peer, "a forward-auth check from outside server.trusted_proxies was refused");
     }
-    let original = if trusted {
-        forwarded().ok_or(())
-    } else {
-        Err(())
-    };
-    answer(
-        &gateway,
-        &FORWARD_AUTH,
-        original,
-        query.as_deref(),
-        &headers,
-    )
-    .await
+    let original = if trusted { forwarded().ok_or(()) } else { Err(()) };
+    answer(&gateway, &FORWARD_AUTH, original, query.as_deref(), &headers).await
 }
 
 /// The value of a header that is there exactly once.
@@ -167,7 +140,6 @@ async fn answer(
     query: Option<&str>,
     headers: &HeaderMap,
 ) -> Response {
-    #[expect(clippy::disallowed_methods, reason = "a duration is measured")]
     let start = Instant::now();
     let decision = match (original, Requirements::parse(query)) {
         (Ok(original), Some(requirements)) if !smuggles(headers) => {
@@ -177,9 +149,7 @@ async fn answer(
     };
     metrics::check(decision.result, decision.source, start.elapsed());
     let mut response = decision.response;
-    response
-        .headers_mut()
-        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
@@ -191,11 +161,7 @@ struct Decision {
 
 impl Decision {
     fn of(result: CheckResult, response: Response) -> Self {
-        Self {
-            result,
-            source: Source::Memory,
-            response,
-        }
+        Self { result, source: Source::Memory, response }
     }
 }
 
@@ -223,10 +189,7 @@ async fn decide(
         Err(()) => return Decision::of(CheckResult::Invalid, challenge(INVALID)),
     };
     let now = Timestamp::now();
-    let (answer, source) = gateway
-        .check
-        .authenticate(token, now, requirements.strict)
-        .await;
+    let (answer, source) = gateway.check.authenticate(token, now, requirements.strict).await;
     let (result, response) = match answer {
         Err(Refusal::Unknown) => (CheckResult::Unavailable, unavailable()),
         Err(refusal) => {
@@ -243,20 +206,13 @@ async fn decide(
             if !requirements.roles.is_empty() && !requirements.roles.iter().any(has_role) {
                 (CheckResult::Forbidden, status(StatusCode::FORBIDDEN))
             } else if requirements.max_age.is_some_and(too_old) {
-                (
-                    CheckResult::TooOld,
-                    login(gateway, dialect, original, headers, TOO_OLD),
-                )
+                (CheckResult::TooOld, login(gateway, dialect, original, headers, TOO_OLD))
             } else {
                 (CheckResult::Allowed, allowed(Some(&identity)))
             }
         }
     };
-    Decision {
-        result,
-        source,
-        response,
-    }
+    Decision { result, source, response }
 }
 
 const INVALID: &str = r#"Bearer error="invalid_token""#;
@@ -274,9 +230,7 @@ fn smuggles(headers: &HeaderMap) -> bool {
     alias
         || headers.get_all(header::CONNECTION).iter().any(|value| {
             let value = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
-            value
-                .split(',')
-                .any(|name| ours(&name.trim().replace(['_', '.'], "-")))
+            value.split(',').any(|name| ours(&name.trim().replace(['_', '.'], "-")))
         })
 }
 
@@ -302,19 +256,11 @@ fn status(status: StatusCode) -> Response {
 }
 
 fn challenge(value: &'static str) -> Response {
-    (
-        StatusCode::UNAUTHORIZED,
-        [(header::WWW_AUTHENTICATE, value)],
-    )
-        .into_response()
+    (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, value)]).into_response()
 }
 
 fn unavailable() -> Response {
-    (
-        StatusCode::SERVICE_UNAVAILABLE,
-        [(header::RETRY_AFTER, "1")],
-    )
-        .into_response()
+    (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")]).into_response()
 }
 
 /// 401; with the address of the login page for nginx, or a redirect there for a page that a
@@ -371,15 +317,9 @@ mod tests {
 
     #[test]
     fn a_mistyped_requirement_is_refused_rather_than_dropped() {
-        for query in [
-            "rol=admin",
-            "role=",
-            "max_age=ten",
-            "max_age=-1",
-            "optional=yes",
-            "preflight=no",
-            "x",
-        ] {
+        for query in
+            ["rol=admin", "role=", "max_age=ten", "max_age=-1", "optional=yes", "preflight=no", "x"]
+        {
             assert_eq!(Requirements::parse(Some(query)), None, "{query}");
         }
     }
@@ -393,10 +333,7 @@ mod tests {
         assert!(smuggles(&headers("remote_user", "admin")));
         assert!(smuggles(&headers("Remote.User", "admin")));
         assert!(smuggles(&headers("connection", "close, Remote-User")));
-        assert!(
-            !smuggles(&headers("remote-user", "admin")),
-            "the proxy overwrites it"
-        );
+        assert!(!smuggles(&headers("remote-user", "admin")), "the proxy overwrites it");
         assert!(!smuggles(&headers("x_other.header", "1")));
         assert!(!smuggles(&headers("connection", "keep-alive")));
     }

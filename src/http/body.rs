@@ -18,21 +18,12 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let json = request
-            .headers()
-            .get(header::CONTENT_TYPE)
-            .and_then(|value| value.to_str().ok())
-            .map(|value| {
-                value
-                    .split(';')
-                    .next()
-                    .unwrap_or_default()
-                    .trim()
-                    .to_ascii_lowercase()
-            });
-        let bytes = Bytes::from_request(request, state)
-            .await
-            .map_err(|_| Problem::too_large(LIMIT))?;
+        let json =
+            request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(
+                |value| value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase(),
+            );
+        let bytes =
+            Bytes::from_request(request, state).await.map_err(|_| Problem::too_large(LIMIT))?;
         if bytes.is_empty() {
             return parse(b"{}");
         }
@@ -60,7 +51,6 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<Body<T>, Problem> {
             _ => Problem::invalid(&field, message),
         }
     })?;
-    json.end()
-        .map_err(|error| Problem::invalid("body", error))?;
+    json.end().map_err(|error| Problem::invalid("body", error))?;
     Ok(Body(value))
 }

@@ -70,17 +70,10 @@ impl FromRequestParts<Arc<Gateway>> for User {
                 ));
             }
             Err(()) => {
-                return Err(Problem::unauthenticated(
-                    "the Authorization header is malformed",
-                ));
+                return Err(Problem::unauthenticated("the Authorization header is malformed"));
             }
         };
-        match gateway
-            .check
-            .authenticate(token, Timestamp::now(), false)
-            .await
-            .0
-        {
+        match gateway.check.authenticate(token, Timestamp::now(), false).await.0 {
             Ok(identity) => Ok(Self(identity)),
             Err(Refusal::Unknown) => Err(Problem::unavailable()),
             Err(Refusal::Invalid | Refusal::Revoked) => {
@@ -103,12 +96,7 @@ impl Service {
         }
         let names: Vec<String> = scopes
             .iter()
-            .filter_map(|scope| {
-                serde_json::to_value(scope)
-                    .ok()?
-                    .as_str()
-                    .map(str::to_owned)
-            })
+            .filter_map(|scope| serde_json::to_value(scope).ok()?.as_str().map(str::to_owned))
             .collect();
         let detail = format!("the service key needs the scope {}", names.join(" or "));
         Err(Problem::forbidden(&detail))
@@ -136,9 +124,7 @@ impl FromRequestParts<Arc<Gateway>> for Service {
                 let refusal = Problem::unauthenticated("the service key is not known");
                 gateway.failures.answer(address, refusal)
             }),
-            _ => Err(Problem::unauthenticated(
-                "send a service key: Authorization: Bearer …",
-            )),
+            _ => Err(Problem::unauthenticated("send a service key: Authorization: Bearer …")),
         }
     }
 }
@@ -160,9 +146,7 @@ impl Admin {
                 Err(Problem::forbidden("this needs the role admin"))
             }
             Self::User(user) if changes && Timestamp::now().seconds() > user.auth_time + RECENT => {
-                Err(Problem::step_up(
-                    "this needs a login within the last 15 minutes",
-                ))
+                Err(Problem::step_up("this needs a login within the last 15 minutes"))
             }
             Self::User(_) => Ok(()),
         }
@@ -181,8 +165,6 @@ impl FromRequestParts<Arc<Gateway>> for Admin {
         {
             return Ok(Self::Service(service));
         }
-        User::from_request_parts(parts, gateway)
-            .await
-            .map(|User(user)| Self::User(user))
+        User::from_request_parts(parts, gateway).await.map(|User(user)| Self::User(user))
     }
 }

@@ -68,10 +68,7 @@ impl Failures {
             Err(until) => {
                 metrics::rate_limit("failures", false);
                 Problem::rate_limited(
-                    until
-                        .wait_time_from(DefaultClock::default().now())
-                        .as_secs()
-                        + 1,
+                    until.wait_time_from(DefaultClock::default().now()).as_secs() + 1,
                 )
             }
         }
@@ -101,16 +98,8 @@ mod tests {
         for value in forwarded {
             headers.append("x-forwarded-for", value.parse().unwrap());
         }
-        let trusted = [
-            "10.0.0.0/8".parse().unwrap(),
-            "127.0.0.0/8".parse().unwrap(),
-        ];
-        address(
-            SocketAddr::new(peer.parse().unwrap(), 1),
-            &headers,
-            &trusted,
-        )
-        .to_string()
+        let trusted = ["10.0.0.0/8".parse().unwrap(), "127.0.0.0/8".parse().unwrap()];
+        address(SocketAddr::new(peer.parse().unwrap(), 1), &headers, &trusted).to_string()
     }
 
     #[test]
@@ -122,19 +111,13 @@ mod tests {
     fn a_trusted_proxy_names_the_client() {
         assert_eq!(at("127.0.0.1", &["198.51.100.1"]), "198.51.100.1");
         assert_eq!(at("::ffff:127.0.0.1", &["198.51.100.1"]), "198.51.100.1");
-        assert_eq!(
-            at("127.0.0.1", &["198.51.100.1, 10.1.1.1", "10.2.2.2"]),
-            "198.51.100.1"
-        );
+        assert_eq!(at("127.0.0.1", &["198.51.100.1, 10.1.1.1", "10.2.2.2"]), "198.51.100.1");
     }
 
     #[test]
     fn what_the_client_wrote_itself_counts_for_nothing() {
         assert_eq!(at("127.0.0.1", &["1.1.1.1, 198.51.100.1"]), "198.51.100.1");
-        assert_eq!(
-            at("127.0.0.1", &["127.0.0.1, 198.51.100.1"]),
-            "198.51.100.1"
-        );
+        assert_eq!(at("127.0.0.1", &["127.0.0.1, 198.51.100.1"]), "198.51.100.1");
         assert_eq!(at("127.0.0.1", &["garbage, 198.51.100.1"]), "198.51.100.1");
         assert_eq!(at("127.0.0.1", &["198.51.100.1, garbage"]), "127.0.0.1");
     }
@@ -144,9 +127,7 @@ mod tests {
         let failures = Failures::per_minute(2);
         let refuse = |ip: &str| {
             let refusal = failures.answer(ip.parse().unwrap(), Problem::unauthenticated(""));
-            axum::response::IntoResponse::into_response(refusal)
-                .status()
-                .as_u16()
+            axum::response::IntoResponse::into_response(refusal).status().as_u16()
         };
         assert_eq!(refuse("2001:db8::1"), 401);
         assert_eq!(refuse("2001:db8::2"), 401);

@@ -57,10 +57,7 @@ pub async fn serve(
             });
         }
     }
-    if tokio::time::timeout(drain, graceful.shutdown())
-        .await
-        .is_err()
-    {
+    if tokio::time::timeout(drain, graceful.shutdown()).await.is_err() {
         tracing::warn!("requests still ran when the time to drain was over");
     }
 }
@@ -88,11 +85,7 @@ fn connection(
         .max_header_list_size(16 * 1024)
         .keep_alive_interval(Duration::from_secs(30));
     let io = TokioIo::new(stream);
-    Some(
-        builder
-            .serve_connection(io, TowerToHyperService::new(service))
-            .into_owned(),
-    )
+    Some(builder.serve_connection(io, TowerToHyperService::new(service)).into_owned())
 }
 
 /// Binds a listener. The error names the address and the key that set it.

@@ -1,5 +1,7 @@
 //! For operators only: is the process alive, is it of use, what does it measure.
 
+use std::fmt::Write as _;
+
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
@@ -23,15 +25,11 @@ pub(super) async fn readyz(
 ) -> (StatusCode, String) {
     let parts = gateway.readiness();
     let ready = parts.iter().all(|(_, problem)| problem.is_none());
-    let status = if ready {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let mut text = String::new();
     for (part, problem) in &parts {
         if query.verbose.is_some() || problem.is_some() {
-            text += &format!("{part}: {}\n", problem.as_deref().unwrap_or("ok"));
+            let _ = writeln!(text, "{part}: {}", problem.as_deref().unwrap_or("ok"));
         }
     }
     if text.is_empty() {

@@ -55,10 +55,7 @@ impl Problem {
     }
 
     pub(super) fn invalid(field: &str, message: impl std::fmt::Display) -> Self {
-        let errors = vec![FieldError {
-            field: field.to_owned(),
-            message: message.to_string(),
-        }];
+        let errors = vec![FieldError { field: field.to_owned(), message: message.to_string() }];
         Self::invalid_fields(errors)
     }
 
@@ -66,71 +63,39 @@ impl Problem {
         let (status, detail) = (StatusCode::BAD_REQUEST, "see errors for what to change");
         Self {
             errors,
-            ..Self::new(
-                status,
-                "validation_failed",
-                "The request is not valid",
-                detail,
-            )
+            ..Self::new(status, "validation_failed", "The request is not valid", detail)
         }
     }
 
     pub(super) fn too_large(limit: usize) -> Self {
         let detail = format!("a body may have at most {limit} bytes");
-        let errors = vec![FieldError {
-            field: "body".to_owned(),
-            message: detail.clone(),
-        }];
+        let errors = vec![FieldError { field: "body".to_owned(), message: detail.clone() }];
         let status = StatusCode::PAYLOAD_TOO_LARGE;
-        Self {
-            errors,
-            ..Self::new(
-                status,
-                "validation_failed",
-                "The body is too large",
-                &detail,
-            )
-        }
+        Self { errors, ..Self::new(status, "validation_failed", "The body is too large", &detail) }
     }
 
     pub(super) fn unsupported_media_type() -> Self {
         let detail = "send a body of type application/json";
-        let errors = vec![FieldError {
-            field: "Content-Type".to_owned(),
-            message: detail.to_owned(),
-        }];
+        let errors =
+            vec![FieldError { field: "Content-Type".to_owned(), message: detail.to_owned() }];
         let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-        Self {
-            errors,
-            ..Self::new(status, "validation_failed", "Not JSON", detail)
-        }
+        Self { errors, ..Self::new(status, "validation_failed", "Not JSON", detail) }
     }
 
     pub(super) fn unauthenticated(detail: &str) -> Self {
         let status = StatusCode::UNAUTHORIZED;
         let title = "Authentication is required";
-        Self {
-            challenge: true,
-            ..Self::new(status, "authentication_required", title, detail)
-        }
+        Self { challenge: true, ..Self::new(status, "authentication_required", title, detail) }
     }
 
     pub(super) fn step_up(detail: &str) -> Self {
         let status = StatusCode::UNAUTHORIZED;
         let title = "A recent login is required";
-        Self {
-            challenge: true,
-            ..Self::new(status, "step_up_required", title, detail)
-        }
+        Self { challenge: true, ..Self::new(status, "step_up_required", title, detail) }
     }
 
     pub(super) fn forbidden(detail: &str) -> Self {
-        Self::new(
-            StatusCode::FORBIDDEN,
-            "forbidden",
-            "This is not allowed",
-            detail,
-        )
+        Self::new(StatusCode::FORBIDDEN, "forbidden", "This is not allowed", detail)
     }
 
     pub(super) fn not_found(detail: &str) -> Self {
@@ -146,26 +111,16 @@ impl Problem {
     pub(super) fn rate_limited(retry_after: u64) -> Self {
         let detail =
             "too many credentials from this address were refused; wait before trying again";
-        let problem = Self::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            "rate_limited",
-            "Too many requests",
-            detail,
-        );
-        Self {
-            retry_after: Some(retry_after),
-            ..problem
-        }
+        let problem =
+            Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Too many requests", detail);
+        Self { retry_after: Some(retry_after), ..problem }
     }
 
     pub(super) fn unavailable() -> Self {
         let detail = "the session store does not answer; nothing is known to have changed";
         let status = StatusCode::SERVICE_UNAVAILABLE;
         let title = "Try again in a moment";
-        Self {
-            retry_after: Some(1),
-            ..Self::new(status, "store_unavailable", title, detail)
-        }
+        Self { retry_after: Some(1), ..Self::new(status, "store_unavailable", title, detail) }
     }
 
     /// A fault of ours. The trace id finds it in the logs.
@@ -173,10 +128,7 @@ impl Problem {
         let status = StatusCode::INTERNAL_SERVER_ERROR;
         let detail = "this is a fault of the gateway";
         let problem = Self::new(status, "internal", "Something went wrong", detail);
-        tracing::error!(
-            trace_id = problem.trace_id,
-            "a request failed by a fault of the gateway"
-        );
+        tracing::error!(trace_id = problem.trace_id, "a request failed by a fault of the gateway");
         problem
     }
 }
@@ -192,12 +144,7 @@ impl From<StoreError> for Problem {
 impl From<SessionError> for Problem {
     fn from(error: SessionError) -> Self {
         let refused = |code: &'static str, detail: &str| {
-            Self::new(
-                StatusCode::UNAUTHORIZED,
-                code,
-                "The refresh token was refused",
-                detail,
-            )
+            Self::new(StatusCode::UNAUTHORIZED, code, "The refresh token was refused", detail)
         };
         match error {
             SessionError::Store(error) => error.into(),
@@ -208,9 +155,7 @@ impl From<SessionError> for Problem {
             SessionError::Limit(sessions) => {
                 let detail = "the user has as many sessions as they may; end one of them first";
                 let title = "Too many sessions";
-                let sessions = sessions
-                    .iter()
-                    .map(|session| SessionView::new(session, None));
+                let sessions = sessions.iter().map(|session| SessionView::new(session, None));
                 Self {
                     sessions: Some(sessions.collect()),
                     ..Self::new(StatusCode::CONFLICT, "session_limit_reached", title, detail)
@@ -221,10 +166,9 @@ impl From<SessionError> for Problem {
                 Self::new(StatusCode::CONFLICT, "conflict", title, &error.to_string())
             }
             SessionError::Refused(why) => match why {
-                Refused::Unknown | Refused::Forged => refused(
-                    "invalid_refresh_token",
-                    "it is not a token of a live session",
-                ),
+                Refused::Unknown | Refused::Forged => {
+                    refused("invalid_refresh_token", "it is not a token of a live session")
+                }
                 Refused::ForeignDevice => refused(
                     "invalid_refresh_token",
                     "it was used by another client a moment ago; use the token that was issued then",
@@ -245,11 +189,8 @@ impl From<SessionError> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let (retry_after, challenge, step_up) = (
-            self.retry_after,
-            self.challenge,
-            self.code == "step_up_required",
-        );
+        let (retry_after, challenge, step_up) =
+            (self.retry_after, self.challenge, self.code == "step_up_required");
         let mut response = (status, Json(self)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

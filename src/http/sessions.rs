@@ -52,9 +52,7 @@ pub(super) fn display_name(text: &str) -> Result<(), &'static str> {
 
 fn is_word(text: &str, max: usize, extra: &str) -> bool {
     (1..=max).contains(&text.len())
-        && text
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || extra.contains(c))
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || extra.contains(c))
 }
 
 impl Create {
@@ -62,20 +60,11 @@ impl Create {
     fn checked(self, service: String) -> Result<NewSession, Problem> {
         let mut errors = Vec::new();
         let mut wrong = |field: &str, message: String| {
-            errors.push(FieldError {
-                field: field.to_owned(),
-                message,
-            });
+            errors.push(FieldError { field: field.to_owned(), message });
         };
-        let user = self
-            .user_id
-            .parse()
-            .map_err(|e| wrong("user_id", format!("{e}")))
-            .ok();
+        let user = self.user_id.parse().map_err(|e| wrong("user_id", format!("{e}"))).ok();
         let ip = self.ip.map(|text| {
-            text.parse::<IpAddr>()
-                .map_err(|_| wrong("ip", "is not an IP address".into()))
-                .ok()
+            text.parse::<IpAddr>().map_err(|_| wrong("ip", "is not an IP address".into())).ok()
         });
         let user_agent = self.user_agent.unwrap_or_default();
         if user_agent.len() > 512 {
@@ -97,18 +86,12 @@ impl Create {
         }
         let auth_method = self.auth_method.unwrap_or_else(|| "pwd".to_owned());
         if !is_word(&auth_method, 32, "-_") {
-            wrong(
-                "auth_method",
-                "must be 1 to 32 letters, digits, - or _ (RFC 8176)".into(),
-            );
+            wrong("auth_method", "must be 1 to 32 letters, digits, - or _ (RFC 8176)".into());
         }
         if let Some(id) = &self.request_id
             && (id.is_empty() || id.len() > 128 || id.chars().any(char::is_control))
         {
-            wrong(
-                "request_id",
-                "must be 1 to 128 bytes without control characters".into(),
-            );
+            wrong("request_id", "must be 1 to 128 bytes without control characters".into());
         }
         if serde_json::to_string(&self.claims).map_or(usize::MAX, |json| json.len()) > 1024 {
             wrong("claims", "must be at most 1024 bytes as JSON".into());
@@ -120,9 +103,7 @@ impl Create {
             } else if name.is_empty() || name.chars().any(char::is_control) {
                 wrong(&field, "is not a name".into());
             } else if ["email", "name"].contains(&name.as_str())
-                && value
-                    .as_str()
-                    .is_none_or(|text| text.chars().any(char::is_control))
+                && value.as_str().is_none_or(|text| text.chars().any(char::is_control))
             {
                 wrong(&field, "must be a text without control characters".into());
             }
@@ -173,15 +154,9 @@ pub(super) async fn refresh(
     if request.refresh_token.is_empty() {
         return Err(Problem::invalid("refresh_token", "must not be empty"));
     }
-    let user_agent = headers
-        .get(header::USER_AGENT)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
-    match gateway
-        .sessions
-        .refresh(&request.refresh_token, user_agent)
-        .await
-    {
+    let user_agent =
+        headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    match gateway.sessions.refresh(&request.refresh_token, user_agent).await {
         Ok(tokens) => Ok(Json(tokens.into())),
         Err(error @ SessionError::Refused(_)) => {
             Err(gateway.failures.answer(address, error.into()))
@@ -192,19 +167,13 @@ pub(super) async fn refresh(
 
 /// The caller's session ends.
 pub(super) async fn logout(State(gateway): App, User(user): User) -> Result<StatusCode, Problem> {
-    gateway
-        .sessions
-        .revoke(&user.user, user.session, EndCause::Logout)
-        .await?;
+    gateway.sessions.revoke(&user.user, user.session, EndCause::Logout).await?;
     gateway.ended(&[user.session]);
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// The public keys (RFC 7517), for backends that verify tokens themselves.
 pub(super) async fn jwks(State(gateway): App) -> Response {
-    let cache = (
-        header::CACHE_CONTROL,
-        HeaderValue::from_static("public, max-age=300"),
-    );
+    let cache = (header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
     ([cache], Json(gateway.check.keys.jwks())).into_response()
 }

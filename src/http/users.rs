@@ -37,14 +37,8 @@ pub(super) fn no_such_session() -> Problem {
 pub(super) async fn list(State(gateway): App, User(user): User) -> Result<Json<List>, Problem> {
     let sessions = gateway.sessions.list(&user.user).await?;
     let current = Some(user.session);
-    let sessions = sessions
-        .iter()
-        .map(|session| SessionView::new(session, current))
-        .collect();
-    Ok(Json(List {
-        sessions,
-        limit: gateway.sessions.limit(),
-    }))
+    let sessions = sessions.iter().map(|session| SessionView::new(session, current)).collect();
+    Ok(Json(List { sessions, limit: gateway.sessions.limit() }))
 }
 
 #[derive(Deserialize)]
@@ -66,10 +60,7 @@ pub(super) async fn update(
     if let Some(Err(message)) = name.map(display_name) {
         return Err(Problem::invalid("device_name", message));
     }
-    let updated = gateway
-        .sessions
-        .update(&user.user, id, name, request.is_remembered)
-        .await?;
+    let updated = gateway.sessions.update(&user.user, id, name, request.is_remembered).await?;
     let session = updated.ok_or_else(no_such_session)?;
     Ok(Json(SessionView::new(&session, Some(user.session))))
 }
@@ -81,11 +72,7 @@ pub(super) async fn revoke(
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
     let id = session_id(&id)?;
-    if !gateway
-        .sessions
-        .revoke(&user.user, id, EndCause::Revoked)
-        .await?
-    {
+    if !gateway.sessions.revoke(&user.user, id, EndCause::Revoked).await? {
         return Err(no_such_session());
     }
     gateway.ended(&[id]);
@@ -106,12 +93,7 @@ pub(super) async fn revoke_all(
     Body(request): Body<RevokeAll>,
 ) -> Result<Json<Revoked>, Problem> {
     let kept = (!request.include_current).then_some(user.session);
-    let ended = gateway
-        .sessions
-        .revoke_all(&user.user, kept, EndCause::Revoked)
-        .await?;
+    let ended = gateway.sessions.revoke_all(&user.user, kept, EndCause::Revoked).await?;
     gateway.ended(&ended);
-    Ok(Json(Revoked {
-        revoked: ended.len(),
-    }))
+    Ok(Json(Revoked { revoked: ended.len() }))
 }

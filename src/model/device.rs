@@ -30,14 +30,8 @@ pub enum DeviceClass {
 
 impl DeviceClass {
     /// Every kind.
-    pub const ALL: [Self; 6] = [
-        Self::Desktop,
-        Self::Mobile,
-        Self::Tablet,
-        Self::Tv,
-        Self::Bot,
-        Self::Other,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Desktop, Self::Mobile, Self::Tablet, Self::Tv, Self::Bot, Self::Other];
 
     /// As it stands in the API.
     pub fn as_str(self) -> &'static str {
@@ -78,10 +72,7 @@ impl FromStr for DeviceClass {
     type Err = NotADeviceClass;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL
-            .into_iter()
-            .find(|class| class.as_str() == text)
-            .ok_or(NotADeviceClass)
+        Self::ALL.into_iter().find(|class| class.as_str() == text).ok_or(NotADeviceClass)
     }
 }
 

@@ -57,9 +57,7 @@ impl Serialize for SessionId {
 
 impl<'de> Deserialize<'de> for SessionId {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -129,9 +127,7 @@ impl FromStr for UserId {
 
 impl<'de> Deserialize<'de> for UserId {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -149,57 +145,26 @@ mod tests {
     #[test]
     fn session_id_has_one_spelling() {
         let text = SessionId([0; 16]).to_string();
-        for wrong in [
-            "",
-            "AAAA",
-            &text[1..],
-            &format!("{text}="),
-            &format!("{text}A"),
-        ] {
+        for wrong in ["", "AAAA", &text[1..], &format!("{text}="), &format!("{text}A")] {
             assert_eq!(wrong.parse::<SessionId>(), Err(NotASessionId), "{wrong:?}");
         }
         // The last character carries four bits that must be zero.
-        assert_eq!(
-            format!("{}B", &text[..21]).parse::<SessionId>(),
-            Err(NotASessionId)
-        );
+        assert_eq!(format!("{}B", &text[..21]).parse::<SessionId>(), Err(NotASessionId));
     }
 
     #[test]
     fn user_ids_of_common_shapes_are_taken() {
-        for id in [
-            "ann",
-            "ann@example.com",
-            "auth0|5f7c8ec7",
-            "a+b=c/d~",
-            "0b1c-11ee",
-            "ann.o'neil",
-        ] {
-            assert_eq!(
-                id.parse::<UserId>().map(|id| id.to_string()),
-                Ok(id.to_owned())
-            );
+        for id in
+            ["ann", "ann@example.com", "auth0|5f7c8ec7", "a+b=c/d~", "0b1c-11ee", "ann.o'neil"]
+        {
+            assert_eq!(id.parse::<UserId>().map(|id| id.to_string()), Ok(id.to_owned()));
         }
     }
 
     #[test]
     fn user_ids_that_could_hurt_are_refused() {
-        for id in [
-            "a{b",
-            "a}b",
-            "a:b",
-            "a*",
-            "a\0b",
-            "a b",
-            "a\r\nb",
-            "ä",
-            "a,b",
-            "\u{202e}a",
-        ] {
-            assert!(
-                matches!(id.parse::<UserId>(), Err(NotAUserId::Character(_))),
-                "{id:?}"
-            );
+        for id in ["a{b", "a}b", "a:b", "a*", "a\0b", "a b", "a\r\nb", "ä", "a,b", "\u{202e}a"] {
+            assert!(matches!(id.parse::<UserId>(), Err(NotAUserId::Character(_))), "{id:?}");
         }
         assert_eq!("".parse::<UserId>(), Err(NotAUserId::Empty));
         assert_eq!("a".repeat(129).parse::<UserId>(), Err(NotAUserId::TooLong));

@@ -30,18 +30,10 @@ impl fmt::Display for Revocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Session(sid) => write!(f, "s:{sid}"),
-            Self::User {
-                user,
-                before,
-                kept: Some(kept),
-            } => {
+            Self::User { user, before, kept: Some(kept) } => {
                 write!(f, "u:{}:{kept}:{user}", before.0)
             }
-            Self::User {
-                user,
-                before,
-                kept: None,
-            } => write!(f, "u:{}:-:{user}", before.0),
+            Self::User { user, before, kept: None } => write!(f, "u:{}:-:{user}", before.0),
             Self::Everything { before } => write!(f, "a:{}", before.0),
         }
     }
@@ -67,15 +59,9 @@ impl FromStr for Revocation {
                         "-" => None,
                         sid => Some(sid.parse().ok()?),
                     };
-                    Some(Self::User {
-                        user: parts.next()?.parse().ok()?,
-                        before,
-                        kept,
-                    })
+                    Some(Self::User { user: parts.next()?.parse().ok()?, before, kept })
                 }
-                "a" => Some(Self::Everything {
-                    before: Timestamp(rest.parse().ok()?),
-                }),
+                "a" => Some(Self::Everything { before: Timestamp(rest.parse().ok()?) }),
                 _ => None,
             }
         };
@@ -93,19 +79,9 @@ mod tests {
         let user: UserId = "ann@example.com".parse().unwrap();
         for revocation in [
             Revocation::Session(sid),
-            Revocation::User {
-                user: user.clone(),
-                before: Timestamp(17),
-                kept: Some(sid),
-            },
-            Revocation::User {
-                user,
-                before: Timestamp(17),
-                kept: None,
-            },
-            Revocation::Everything {
-                before: Timestamp(1_795_521_038_123),
-            },
+            Revocation::User { user: user.clone(), before: Timestamp(17), kept: Some(sid) },
+            Revocation::User { user, before: Timestamp(17), kept: None },
+            Revocation::Everything { before: Timestamp(1_795_521_038_123) },
         ] {
             assert_eq!(revocation.to_string().parse(), Ok(revocation));
         }
@@ -113,17 +89,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_not_a_revocation() {
-        for text in [
-            "",
-            "s",
-            "s:",
-            "s:short",
-            "u:1:-",
-            "u:x:-:ann",
-            "a:",
-            "a:-1",
-            "z:1",
-        ] {
+        for text in ["", "s", "s:", "s:short", "u:1:-", "u:x:-:ann", "a:", "a:-1", "z:1"] {
             assert!(text.parse::<Revocation>().is_err(), "{text:?}");
         }
     }

@@ -28,13 +28,9 @@ pub fn warm() {
 /// What a `User-Agent` says of the device.
 pub fn describe(user_agent: &str) -> Device {
     let user_agent = cut(user_agent, USER_AGENT_MAX);
-    let (browser, os, device) = EXTRACTOR
-        .as_ref()
-        .map(|extractor| extractor.extract(user_agent))
-        .unwrap_or_default();
-    let browser = browser
-        .map(|browser| plain(&browser.family))
-        .unwrap_or_default();
+    let (browser, os, device) =
+        EXTRACTOR.as_ref().map(|extractor| extractor.extract(user_agent)).unwrap_or_default();
+    let browser = browser.map(|browser| plain(&browser.family)).unwrap_or_default();
     let os = os.unwrap_or_default().os;
     let device = device.unwrap_or_default();
     let brand = device.brand.unwrap_or_default();
@@ -56,10 +52,7 @@ pub fn describe(user_agent: &str) -> Device {
     if name.is_empty() {
         name.push_str("Unknown device");
     }
-    Device {
-        name,
-        class: class(user_agent, &os, &device.device),
-    }
+    Device { name, class: class(user_agent, &os, &device.device) }
 }
 
 /// A number that stays the same when a browser or a system is updated; 0 for no `User-Agent`.
@@ -67,12 +60,7 @@ pub fn family(user_agent: &str) -> u64 {
     let version = |c: &char| c.is_ascii_digit() || matches!(c, '.' | '_');
     match cut(user_agent, USER_AGENT_MAX) {
         "" => 0,
-        text => xxh3_64(
-            text.chars()
-                .filter(|c| !version(c))
-                .collect::<String>()
-                .as_bytes(),
-        ),
+        text => xxh3_64(text.chars().filter(|c| !version(c)).collect::<String>().as_bytes()),
     }
 }
 
@@ -89,10 +77,8 @@ fn cut(text: &str, max: usize) -> &str {
 /// "Chrome" for "Chrome Mobile iOS": where it runs is said by the device.
 fn plain(family: &str) -> String {
     let family = family.strip_suffix(" UI/WKWebView").unwrap_or(family);
-    let words: Vec<_> = family
-        .split(' ')
-        .filter(|word| !matches!(*word, "Mobile" | "iOS" | "WebView"))
-        .collect();
+    let words: Vec<_> =
+        family.split(' ').filter(|word| !matches!(*word, "Mobile" | "iOS" | "WebView")).collect();
     words.join(" ")
 }
 
@@ -179,14 +165,8 @@ mod tests {
     #[test]
     fn what_follows_the_first_512_bytes_is_not_read() {
         let padding = "ä".repeat(USER_AGENT_MAX / 2);
-        assert_eq!(
-            describe(&format!("{padding}curl/8.7.1")).name,
-            "Unknown device"
-        );
-        assert_eq!(
-            family(&format!("{padding}a")),
-            family(&format!("{padding}b"))
-        );
+        assert_eq!(describe(&format!("{padding}curl/8.7.1")).name, "Unknown device");
+        assert_eq!(family(&format!("{padding}a")), family(&format!("{padding}b")));
     }
 
     #[test]
@@ -196,10 +176,7 @@ mod tests {
                 "Mozilla/5.0 (iPhone; CPU iPhone OS {os} like Mac OS X) Version/{version} Safari"
             )
         };
-        assert_eq!(
-            family(&user_agent("17_5", "17.5")),
-            family(&user_agent("18_0_1", "18.0"))
-        );
+        assert_eq!(family(&user_agent("17_5", "17.5")), family(&user_agent("18_0_1", "18.0")));
         assert_ne!(family("Firefox/128.0"), family("Chrome/128.0"));
         assert_eq!(family(""), 0);
         assert_ne!(family("1.0"), 0);

@@ -39,17 +39,12 @@ impl Locations {
     /// Reads the database at `path`. Without one every address is unknown.
     pub fn open(path: Option<&Path>) -> Result<Self, UnusableDatabase> {
         let Some(path) = path else {
-            return Ok(Self {
-                reader: ArcSwapOption::empty(),
-                file: None,
-            });
+            return Ok(Self { reader: ArcSwapOption::empty(), file: None });
         };
         // The stamp comes first: what changes in between is then seen as a change.
         let seen = stamp(path);
-        let reader = Reader::open_readfile(path).map_err(|cause| UnusableDatabase {
-            path: path.to_owned(),
-            cause,
-        })?;
+        let reader = Reader::open_readfile(path)
+            .map_err(|cause| UnusableDatabase { path: path.to_owned(), cause })?;
         Ok(Self {
             reader: ArcSwapOption::from_pointee(reader),
             file: Some((path.to_owned(), Mutex::new(seen))),
@@ -95,9 +90,7 @@ impl Locations {
             return None;
         }
         Some(Location {
-            city: city
-                .map(|city| tidy(city, CITY_MAX))
-                .filter(|city| !city.is_empty()),
+            city: city.map(|city| tidy(city, CITY_MAX)).filter(|city| !city.is_empty()),
             country: country.to_ascii_uppercase(),
         })
     }
@@ -126,33 +119,25 @@ mod tests {
     use super::*;
 
     fn fixture(name: &str) -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("tests/fixtures/geoip")
-            .join(name)
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/geoip").join(name)
     }
 
     fn located(locations: &Locations, ip: &str) -> Option<String> {
-        locations
-            .locate(ip.parse().unwrap())
-            .map(|location| location.to_string())
+        locations.locate(ip.parse().unwrap()).map(|location| location.to_string())
     }
 
     fn text(text: &str) -> Vec<u8> {
         let length = u8::try_from(text.len()).unwrap();
-        let mut value = if length < 29 {
-            vec![0x40 | length]
-        } else {
-            vec![0x5d, length - 29]
-        };
+        let mut value = if length < 29 { vec![0x40 | length] } else { vec![0x5d, length - 29] };
         value.extend(text.as_bytes());
         value
     }
 
     fn map(entries: &[(&str, Vec<u8>)]) -> Vec<u8> {
         let mut value = vec![0xe0 | u8::try_from(entries.len()).unwrap()];
-        entries
-            .iter()
-            .for_each(|(key, entry)| value.extend([text(key), entry.clone()].concat()));
+        for (key, entry) in entries {
+            value.extend([text(key), entry.clone()].concat());
+        }
         value
     }
 
@@ -170,14 +155,7 @@ mod tests {
             ("record_size", vec![0xa1, 24]),
         ]);
         let tree = [0, 0, 17, 0, 0, 17];
-        [
-            &tree,
-            &[0; 16][..],
-            record,
-            b"\xab\xcd\xefMaxMind.com",
-            &metadata,
-        ]
-        .concat()
+        [&tree, &[0; 16][..], record, b"\xab\xcd\xefMaxMind.com", &metadata].concat()
     }
 
     fn open(file: &[u8]) -> Locations {
@@ -199,10 +177,7 @@ mod tests {
         ] {
             assert_eq!(located(&locations, ip).as_deref(), expected, "{ip}");
         }
-        assert_eq!(
-            locations.built().unwrap().to_rfc3339(),
-            "2026-02-04T22:49:29+00:00"
-        );
+        assert_eq!(locations.built().unwrap().to_rfc3339(), "2026-02-04T22:49:29+00:00");
     }
 
     #[test]
@@ -215,14 +190,8 @@ mod tests {
     fn a_flat_database_is_read() {
         let record = map(&[("city", text("Paris")), ("country_code", text("fr"))]);
         let locations = open(&database(&record));
-        assert_eq!(
-            located(&locations, "192.0.2.1").as_deref(),
-            Some("Paris, FR")
-        );
-        assert_eq!(
-            located(&locations, "::ffff:192.0.2.1").as_deref(),
-            Some("Paris, FR")
-        );
+        assert_eq!(located(&locations, "192.0.2.1").as_deref(), Some("Paris, FR"));
+        assert_eq!(located(&locations, "::ffff:192.0.2.1").as_deref(), Some("Paris, FR"));
         assert_eq!(located(&locations, "2001:db8::1"), None);
         assert_eq!(locations.built().unwrap().timestamp(), 9);
     }
@@ -231,21 +200,14 @@ mod tests {
     fn what_the_database_says_is_made_safe() {
         let city = |city: &str| {
             let record = map(&[("country_code", text("GB")), ("city", text(city))]);
-            open(&database(&record))
-                .locate([192, 0, 2, 1].into())
-                .unwrap()
-                .city
+            open(&database(&record)).locate([192, 0, 2, 1].into()).unwrap().city
         };
         assert_eq!(city("Lon\u{1b}don\n").as_deref(), Some("London"));
         assert_eq!(city(&"ä".repeat(33)), Some("ä".repeat(32)));
         assert_eq!(city("\0"), None);
         for country in ["", "G", "GBR", "G1", "ä"] {
             let record = map(&[("country_code", text(country)), ("city", text("London"))]);
-            assert_eq!(
-                located(&open(&database(&record)), "192.0.2.1"),
-                None,
-                "{country:?}"
-            );
+            assert_eq!(located(&open(&database(&record)), "192.0.2.1"), None, "{country:?}");
         }
     }
 
@@ -260,13 +222,8 @@ mod tests {
     #[test]
     fn a_file_that_is_no_database_is_named() {
         for name in ["missing.mmdb", "README.md"] {
-            let error = Locations::open(Some(&fixture(name)))
-                .unwrap_err()
-                .to_string();
-            assert!(
-                error.contains(&format!("fixtures/geoip/{name} cannot")),
-                "{error}"
-            );
+            let error = Locations::open(Some(&fixture(name))).unwrap_err().to_string();
+            assert!(error.contains(&format!("fixtures/geoip/{name} cannot")), "{error}");
         }
     }
 
@@ -278,10 +235,7 @@ mod tests {
         let locations = Locations::open(Some(&path)).unwrap();
         let says = |expected| {
             locations.reload_if_changed();
-            assert_eq!(
-                located(&locations, "81.2.69.142").as_deref(),
-                Some(expected)
-            );
+            assert_eq!(located(&locations, "81.2.69.142").as_deref(), Some(expected));
         };
         says("GB");
         fs::copy(fixture("GeoIP2-City-Test.mmdb"), &path).unwrap();
@@ -320,13 +274,7 @@ mod tests {
             thread::spawn(move || {
                 if let Ok(locations) = Locations::open(Some(&fixture(name))) {
                     locations.built();
-                    for ip in [
-                        "1.1.1.1",
-                        "81.2.69.142",
-                        "255.255.255.255",
-                        "::1",
-                        "2001:db8::1",
-                    ] {
+                    for ip in ["1.1.1.1", "81.2.69.142", "255.255.255.255", "::1", "2001:db8::1"] {
                         assert_eq!(located(&locations, ip), None);
                     }
                 }

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use crate::config::{self, OnLimit};
 use crate::model::{EndCause, Session, SessionId, Timestamp, UserId};
-use crate::store::sessions::{Created, Grant, Limits, Record, Refused, Rotated};
+use crate::store::sessions::{Created, Grant, Granted, Limits, Record, Refused};
 use crate::store::{Store, StoreError};
 use crate::telemetry::metrics;
 use crate::token::access::AccessTokens;
@@ -96,14 +96,7 @@ impl Sessions {
         config: &config::Config,
     ) -> Self {
         let settings = config.sessions.clone();
-        Self {
-            store,
-            keys,
-            tokens,
-            locations,
-            settings,
-            grace: config.tokens.grace,
-        }
+        Self { store, keys, tokens, locations, settings, grace: config.tokens.grace }
     }
 
     /// Begins a session. Also returns what had to end for it.
@@ -133,30 +126,16 @@ impl Sessions {
             claims: new.claims,
         };
         let on_limit: OnLimit = self.settings.on_limit_service;
-        let limits = Limits {
-            sessions: self.settings.limit,
-            on_limit,
-            idle,
-            absolute,
-        };
-        match self
-            .store
-            .session_create(session, seed, family, limits)
-            .await?
-        {
-            Created::New {
-                issued,
-                session,
-                evicted,
-            } => {
+        let limits = Limits { sessions: self.settings.limit, on_limit, idle, absolute };
+        match self.store.session_create(session, seed, family, limits).await? {
+            Created::New { issued, session, evicted } => {
                 metrics::session_created("service");
                 metrics::sessions_ended("evicted", evicted.len() as u64);
                 Ok((self.issue(session, seed, issued)?, evicted))
             }
-            Created::Replayed {
-                issued,
-                record: Record { session, seed },
-            } => Ok((self.issue(session, seed, issued)?, Vec::new())),
+            Created::Replayed { issued, record: Record { session, seed } } => {
+                Ok((self.issue(session, seed, issued)?, Vec::new()))
+            }
             Created::Conflict => Err(SessionError::Conflict),
             Created::Limit(sessions) => Err(SessionError::Limit(sessions)),
         }
@@ -188,11 +167,7 @@ impl Sessions {
             )
             .await?;
         match rotated {
-            Rotated::Granted {
-                issued,
-                record,
-                how,
-            } => {
+            Ok(Granted { issued, record, how }) => {
                 metrics::refresh(match how {
                     Grant::Rotated => "rotated",
                     Grant::Concurrent => "concurrent",
@@ -201,7 +176,7 @@ impl Sessions {
                 });
                 Ok(self.issue(record.session, record.seed, issued)?)
             }
-            Rotated::Refused(why) => Err(refused(why)),
+            Err(why) => Err(refused(why)),
         }
     }
 
@@ -224,10 +199,7 @@ impl Sessions {
         remembered: Option<bool>,
     ) -> Result<Option<Session>, StoreError> {
         let remembered = remembered.map(|flag| (flag, self.lifetimes(flag).0));
-        let record = self
-            .store
-            .session_update(owner, sid, device_name, remembered)
-            .await?;
+        let record = self.store.session_update(owner, sid, device_name, remembered).await?;
         Ok(record.map(|record| record.session))
     }
 

@@ -28,7 +28,7 @@ pub const SUBCOMMAND: &str = "embedded-redis";
 /// Systems differ in how long the path of a socket may be; none allows less than 104 bytes.
 const SOCKET_PATH_MAX: usize = 100;
 
-const LOADING_MAX: Duration = Duration::from_secs(60);
+const LOADING_MAX: Duration = Duration::from_mins(1);
 const STOPPING_MAX: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(10);
 
@@ -107,18 +107,12 @@ impl Embedded {
     pub fn start(options: &EmbeddedOptions) -> Result<Self, EmbeddedError> {
         let binary = match &options.binary {
             Some(path) => find(path.as_os_str()),
-            None => ["valkey-server", "redis-server"]
-                .iter()
-                .find_map(|name| find(name.as_ref())),
+            None => ["valkey-server", "redis-server"].iter().find_map(|name| find(name.as_ref())),
         };
         let binary = binary.ok_or_else(|| EmbeddedError::Missing(options.binary.clone()))?;
 
         let dir = &options.state_dir;
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(at(dir))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(at(dir))?;
         let dir = dir.canonicalize().map_err(at(dir))?;
         let lock = lock(&dir)?;
         let socket = socket_path(&dir)?;
@@ -126,24 +120,13 @@ impl Embedded {
 
         let log = dir.join("redis.log");
         let logged = fs::metadata(&log).map_or(0, |metadata| metadata.len());
-        let keeper = Arc::new(Keeper::new(
-            binary,
-            arguments(&dir, &socket, &log),
-            log.clone(),
-        ));
-        let thread = thread::Builder::new()
-            .name("redis-keeper".to_owned())
-            .spawn({
-                let keeper = Arc::clone(&keeper);
-                move || keeper.keep()
-            });
+        let keeper = Arc::new(Keeper::new(binary, arguments(&dir, &socket, &log), log.clone()));
+        let thread = thread::Builder::new().name("redis-keeper".to_owned()).spawn({
+            let keeper = Arc::clone(&keeper);
+            move || keeper.keep()
+        });
         let thread = Some(thread.map_err(at(&log))?);
-        let mut embedded = Self {
-            socket,
-            keeper,
-            thread,
-            _lock: lock,
-        };
+        let mut embedded = Self { socket, keeper, thread, _lock: lock };
 
         let deadline = Instant::now() + LOADING_MAX;
         while Instant::now() < deadline {
@@ -234,17 +217,8 @@ enum Phase {
 
 impl Keeper {
     fn new(binary: PathBuf, arguments: Vec<OsString>, log: PathBuf) -> Self {
-        let state = Mutex::new(State {
-            phase: Phase::Starting,
-            child: None,
-        });
-        Self {
-            binary,
-            arguments,
-            log,
-            state,
-            changed: Condvar::new(),
-        }
+        let state = Mutex::new(State { phase: Phase::Starting, child: None });
+        Self { binary, arguments, log, state, changed: Condvar::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -306,11 +280,7 @@ impl Keeper {
         } else {
             env::current_exe()?
         };
-        let log = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&self.log)?;
+        let log = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.log)?;
         Command::new(own)
             .arg(SUBCOMMAND)
             .arg(process::id().to_string())
@@ -353,24 +323,16 @@ fn await_end(pid: Pid) {
 }
 
 fn at(path: &Path) -> impl Fn(io::Error) -> EmbeddedError {
-    move |cause| EmbeddedError::Io {
-        path: path.to_owned(),
-        cause,
-    }
+    move |cause| EmbeddedError::Io { path: path.to_owned(), cause }
 }
 
 /// The program of that name, as a shell would find it.
 fn find(name: &OsStr) -> Option<PathBuf> {
-    let directories = match name.as_bytes().contains(&b'/') {
-        true => OsString::new(),
-        false => env::var_os("PATH")?,
-    };
-    env::split_paths(&directories)
-        .map(|directory| directory.join(name))
-        .find(|path| {
-            fs::metadata(path)
-                .is_ok_and(|metadata| metadata.is_file() && metadata.mode() & 0o111 != 0)
-        })
+    let is_path = name.as_bytes().contains(&b'/');
+    let directories = if is_path { OsString::new() } else { env::var_os("PATH")? };
+    env::split_paths(&directories).map(|directory| directory.join(name)).find(|path| {
+        fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.mode() & 0o111 != 0)
+    })
 }
 
 /// Keeps other gateways out for as long as the file is open.
@@ -389,16 +351,11 @@ fn lock(dir: &Path) -> Result<File, EmbeddedError> {
         Err(TryLockError::WouldBlock) => {
             let mut pid = String::new();
             file.read_to_string(&mut pid).map_err(at(&path))?;
-            return Err(EmbeddedError::InUse {
-                state_dir: dir.to_owned(),
-                pid,
-            });
+            return Err(EmbeddedError::InUse { state_dir: dir.to_owned(), pid });
         }
         Err(TryLockError::Error(cause)) => return Err(at(&path)(cause)),
     }
-    file.set_len(0)
-        .and_then(|()| write!(file, "{}", process::id()))
-        .map_err(at(&path))?;
+    file.set_len(0).and_then(|()| write!(file, "{}", process::id())).map_err(at(&path))?;
     Ok(file)
 }
 
@@ -470,19 +427,13 @@ fn arguments(dir: &Path, socket: &Path, log: &Path) -> Vec<OsString> {
         ("--save", "".as_ref()),
         ("--maxmemory-policy", "noeviction".as_ref()),
     ];
-    arguments
-        .into_iter()
-        .flat_map(|(name, value)| [name.into(), value.into()])
-        .collect()
+    arguments.into_iter().flat_map(|(name, value)| [name.into(), value.into()]).collect()
 }
 
 /// The last lines of what the log got since it was `from` bytes long.
 fn last_lines(log: &Path, from: u64) -> String {
     let log = fs::read(log).unwrap_or_default();
-    let new = usize::try_from(from)
-        .ok()
-        .and_then(|from| log.get(from..))
-        .unwrap_or_default();
+    let new = usize::try_from(from).ok().and_then(|from| log.get(from..)).unwrap_or_default();
     let text = String::from_utf8_lossy(new);
     let lines: Vec<_> = text.lines().rev().take(5).collect();
     lines.into_iter().rev().collect::<Vec<_>>().join("\n")

@@ -51,10 +51,7 @@ impl Store {
         let values = self.run(&scripts::HEARTBEAT, bucket, Vec::new()).await?;
         let mut reply = Reply::new("feed_heartbeat", values);
         reply.text()?;
-        Ok(Beat {
-            seq: reply.number()?,
-            time: reply.time()?,
-        })
+        Ok(Beat { seq: reply.number()?, time: reply.time()? })
     }
 
     /// Where the feed of a bucket ends.
@@ -62,11 +59,7 @@ impl Store {
         let values = self.run(&scripts::TAIL, bucket, Vec::new()).await?;
         let mut reply = Reply::new("feed_tail", values);
         reply.text()?;
-        Ok(Position {
-            bucket,
-            seq: reply.number()?,
-            id: reply.text()?,
-        })
+        Ok(Position { bucket, seq: reply.number()?, id: reply.text()? })
     }
 
     /// Every revocation of a bucket that still matters. What is added meanwhile stands in the feed
@@ -92,10 +85,7 @@ impl Store {
         let streams: Vec<String> = after.iter().map(|at| keys::revoked(at.bucket)).collect();
         let ids: Vec<String> = after.iter().map(|at| at.id.clone()).collect();
         let block = u64::try_from(BLOCK.as_millis()).unwrap_or(1000);
-        let options = Options {
-            timeout: Some(BLOCK * 3),
-            ..Options::default()
-        };
+        let options = Options { timeout: Some(BLOCK * 3), ..Options::default() };
         let news: std::collections::HashMap<String, Vec<(String, Fields)>> = self
             .feed
             .with_options(&options)
@@ -106,22 +96,14 @@ impl Store {
             for (id, fields) in news.get(stream).into_iter().flatten() {
                 let field = |name: &str| fields.get(name);
                 let problem = "an entry of the feed cannot be read";
-                let unreadable = StoreError::Reply {
-                    script: "feed_read",
-                    problem,
-                };
+                let unreadable = StoreError::Reply { script: "feed_read", problem };
                 let (Some(seq), Some(revocation)) = (
                     field("q").and_then(|text| text.parse().ok()),
                     field("m").and_then(|text| text.parse().ok()),
                 ) else {
                     return Err(unreadable);
                 };
-                entries.push(Entry {
-                    bucket: at.bucket,
-                    seq,
-                    id: id.clone(),
-                    revocation,
-                });
+                entries.push(Entry { bucket: at.bucket, seq, id: id.clone(), revocation });
             }
         }
         Ok(entries)

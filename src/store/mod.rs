@@ -60,12 +60,7 @@ impl Store {
         let (pool, feed) = client::build(config, url)?;
         pool.connect();
         feed.connect();
-        Ok(Self {
-            pool,
-            feed,
-            buckets: config.buckets,
-            retention,
-        })
+        Ok(Self { pool, feed, buckets: config.buckets, retention })
     }
 
     /// Waits for the first connection, then refuses a server whose settings would lose data, and
@@ -121,11 +116,7 @@ fn check_settings(server: &str, memory: &str) -> Result<(), StoreError> {
             .map(|value| value.trim().to_owned())
     };
     let version = field(server, "redis_version").unwrap_or_default();
-    let major = version
-        .split('.')
-        .next()
-        .and_then(|text| text.parse::<u32>().ok())
-        .unwrap_or(0);
+    let major = version.split('.').next().and_then(|text| text.parse::<u32>().ok()).unwrap_or(0);
     if major < 7 {
         return Err(StoreError::Unsafe(format!(
             "redis.url: the server has version {version}; Redis 7.0 or Valkey 8 is the oldest that \
@@ -155,15 +146,7 @@ mod tests {
             .map_err(|error| error.to_string())
         };
         assert_eq!(check("7.0.15", "noeviction"), Ok(()));
-        assert!(
-            check("6.2.6", "noeviction")
-                .unwrap_err()
-                .contains("version 6.2.6")
-        );
-        assert!(
-            check("7.2.4", "volatile-lru")
-                .unwrap_err()
-                .contains("volatile-lru")
-        );
+        assert!(check("6.2.6", "noeviction").unwrap_err().contains("version 6.2.6"));
+        assert!(check("7.2.4", "volatile-lru").unwrap_err().contains("volatile-lru"));
     }
 }

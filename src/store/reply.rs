@@ -16,17 +16,11 @@ pub(super) struct Reply {
 
 impl Reply {
     pub(super) fn new(script: &'static str, values: Vec<Value>) -> Self {
-        Self {
-            script,
-            values: values.into_iter(),
-        }
+        Self { script, values: values.into_iter() }
     }
 
     pub(super) fn problem(&self, problem: &'static str) -> StoreError {
-        StoreError::Reply {
-            script: self.script,
-            problem,
-        }
+        StoreError::Reply { script: self.script, problem }
     }
 
     pub(super) fn next(&mut self) -> Result<Value, StoreError> {
@@ -34,15 +28,11 @@ impl Reply {
     }
 
     pub(super) fn text(&mut self) -> Result<String, StoreError> {
-        self.next()?
-            .as_string()
-            .ok_or_else(|| self.problem("a text was expected"))
+        self.next()?.as_string().ok_or_else(|| self.problem("a text was expected"))
     }
 
     pub(super) fn number(&mut self) -> Result<u64, StoreError> {
-        self.next()?
-            .as_u64()
-            .ok_or_else(|| self.problem("a number was expected"))
+        self.next()?.as_u64().ok_or_else(|| self.problem("a number was expected"))
     }
 
     pub(super) fn time(&mut self) -> Result<Timestamp, StoreError> {
@@ -50,9 +40,7 @@ impl Reply {
     }
 
     pub(super) fn session_id(&mut self) -> Result<SessionId, StoreError> {
-        self.text()?
-            .parse()
-            .map_err(|_| self.problem("a session id was expected"))
+        self.text()?.parse().map_err(|_| self.problem("a session id was expected"))
     }
 
     pub(super) fn list(&mut self) -> Result<Vec<Value>, StoreError> {
@@ -77,21 +65,14 @@ impl Reply {
                 value
                     .as_string()
                     .and_then(|text| text.parse().ok())
-                    .ok_or(StoreError::Reply {
-                        script,
-                        problem: "a session id was expected",
-                    })
+                    .ok_or(StoreError::Reply { script, problem: "a session id was expected" })
             })
             .collect()
     }
 
     /// A reply that speaks of another session or user than the question did must never be used.
     pub(super) fn must_echo(&self, same: bool) -> Result<(), StoreError> {
-        if same {
-            Ok(())
-        } else {
-            Err(self.problem("it speaks of another session or user"))
-        }
+        if same { Ok(()) } else { Err(self.problem("it speaks of another session or user")) }
     }
 
     /// A record, with what stands outside of it.
@@ -116,15 +97,9 @@ pub struct Record {
 }
 
 fn record(flat: &[Value], id: SessionId, expires: Timestamp, user_agent: String) -> Option<Record> {
-    let fields: HashMap<&[u8], &Value> = flat
-        .chunks_exact(2)
-        .filter_map(|pair| Some((pair[0].as_bytes()?, &pair[1])))
-        .collect();
-    let text = |name: &str| {
-        fields
-            .get(name.as_bytes())
-            .and_then(|value| value.as_string())
-    };
+    let fields: HashMap<&[u8], &Value> =
+        flat.chunks_exact(2).filter_map(|pair| Some((pair[0].as_bytes()?, &pair[1]))).collect();
+    let text = |name: &str| fields.get(name.as_bytes()).and_then(|value| value.as_string());
     let number = |name: &str| text(name)?.parse::<u64>().ok();
     let country = text("y").filter(|country| !country.is_empty());
     let user: UserId = text("u")?.parse().ok()?;

@@ -22,11 +22,7 @@ impl Script {
     fn new(name: &'static str, flags: &str, shared: &[&str], body: &str) -> Self {
         let source = format!("#!lua flags={flags}\n{}\n{body}", shared.concat());
         let sha = fred::util::sha1_hash(&source);
-        Self {
-            name,
-            source: source.into(),
-            sha: sha.into(),
-        }
+        Self { name, source: source.into(), sha: sha.into() }
     }
 }
 
@@ -47,61 +43,16 @@ macro_rules! script {
 
 // `allow-oom`: what ends or proves something must work when memory is full. A script with neither
 // flag is refused by a full server before its first line, so it never stops half way.
-script!(
-    CREATE,
-    "session_create",
-    "",
-    [BUCKET, RECORD, FEED, SESSION, DESCRIBE]
-);
-script!(
-    ROTATE,
-    "session_rotate",
-    "allow-oom",
-    [BUCKET, RECORD, FEED, SESSION]
-);
-script!(
-    LOAD,
-    "session_load",
-    "no-writes",
-    [BUCKET, RECORD, SESSION, DESCRIBE]
-);
-script!(
-    LIST,
-    "session_list",
-    "no-writes",
-    [BUCKET, RECORD, SESSION, DESCRIBE]
-);
-script!(
-    UPDATE,
-    "session_update",
-    "",
-    [BUCKET, RECORD, SESSION, DESCRIBE]
-);
+script!(CREATE, "session_create", "", [BUCKET, RECORD, FEED, SESSION, DESCRIBE]);
+script!(ROTATE, "session_rotate", "allow-oom", [BUCKET, RECORD, FEED, SESSION]);
+script!(LOAD, "session_load", "no-writes", [BUCKET, RECORD, SESSION, DESCRIBE]);
+script!(LIST, "session_list", "no-writes", [BUCKET, RECORD, SESSION, DESCRIBE]);
+script!(UPDATE, "session_update", "", [BUCKET, RECORD, SESSION, DESCRIBE]);
 script!(TOUCH, "session_touch", "", [BUCKET, RECORD, SESSION]);
-script!(
-    REVOKE,
-    "session_revoke",
-    "allow-oom",
-    [BUCKET, RECORD, FEED, SESSION]
-);
-script!(
-    REVOKE_ALL,
-    "session_revoke_all",
-    "allow-oom",
-    [BUCKET, RECORD, FEED, SESSION]
-);
-script!(
-    EVERYTHING,
-    "revoke_everything",
-    "allow-oom",
-    [BUCKET, RECORD, FEED]
-);
-script!(
-    SWEEP,
-    "session_sweep",
-    "allow-oom",
-    [BUCKET, RECORD, SESSION]
-);
+script!(REVOKE, "session_revoke", "allow-oom", [BUCKET, RECORD, FEED, SESSION]);
+script!(REVOKE_ALL, "session_revoke_all", "allow-oom", [BUCKET, RECORD, FEED, SESSION]);
+script!(EVERYTHING, "revoke_everything", "allow-oom", [BUCKET, RECORD, FEED]);
+script!(SWEEP, "session_sweep", "allow-oom", [BUCKET, RECORD, SESSION]);
 script!(HEARTBEAT, "feed_heartbeat", "allow-oom", [BUCKET]);
 script!(TAIL, "feed_tail", "no-writes", [BUCKET]);
 
@@ -120,19 +71,15 @@ impl Store {
         args.extend(arguments);
         let key = keys::feed(bucket);
         let client = self.pool.next();
-        let mut result: Result<Value, Error> = client
-            .evalsha(script.sha.clone(), key.clone(), args.clone())
-            .await;
+        let mut result: Result<Value, Error> =
+            client.evalsha(script.sha.clone(), key.clone(), args.clone()).await;
         if matches!(&result, Err(error) if error.details().starts_with("NOSCRIPT")) {
             result = client.eval(script.source.clone(), key, args).await;
         }
         metrics::redis_command(script.name, start.elapsed(), result.is_ok());
         match result? {
             Value::Array(reply) => Ok(reply),
-            _ => Err(StoreError::Reply {
-                script: script.name,
-                problem: "not a list",
-            }),
+            _ => Err(StoreError::Reply { script: script.name, problem: "not a list" }),
         }
     }
 }
@@ -159,30 +106,13 @@ mod tests {
             &TAIL,
         ];
         let files = std::fs::read_dir(dir).unwrap().filter(|entry| {
-            entry
-                .as_ref()
-                .unwrap()
-                .path()
-                .extension()
-                .is_some_and(|found| found == "lua")
+            entry.as_ref().unwrap().path().extension().is_some_and(|found| found == "lua")
         });
-        assert_eq!(
-            files.count(),
-            scripts.len(),
-            "every file of lua/ is a script here"
-        );
+        assert_eq!(files.count(), scripts.len(), "every file of lua/ is a script here");
         for script in scripts {
             let text = std::fs::read_to_string(format!("{dir}/{}.lua", script.name)).unwrap();
-            assert!(
-                text.starts_with(&format!("-- {}: ", script.name)),
-                "{}",
-                script.name
-            );
-            for part in [
-                "\n-- KEYS   1 feed",
-                "\n-- ARGV   1 retention ms",
-                "\n-- Reply  {",
-            ] {
+            assert!(text.starts_with(&format!("-- {}: ", script.name)), "{}", script.name);
+            for part in ["\n-- KEYS   1 feed", "\n-- ARGV   1 retention ms", "\n-- Reply  {"] {
                 assert!(text.contains(part), "{} lacks {part:?}", script.name);
             }
         }

@@ -56,19 +56,14 @@ pub enum Created {
     Limit(Vec<Session>),
 }
 
-/// How a refresh went.
-pub enum Rotated {
-    /// The tokens of this generation may be handed out.
-    Granted {
-        /// When they are issued.
-        issued: Timestamp,
-        /// With the generation to hand out.
-        record: Record,
-        /// `rotated`, `concurrent`, `lost_reply` or `rolled_forward`.
-        how: Grant,
-    },
-    /// Nothing is handed out.
-    Refused(Refused),
+/// A refresh that was granted.
+pub struct Granted {
+    /// When the tokens are issued.
+    pub issued: Timestamp,
+    /// With the generation to hand out.
+    pub record: Record,
+    /// Why.
+    pub how: Grant,
 }
 
 /// Why a refresh was granted.
@@ -142,10 +137,7 @@ impl Store {
         const REPLAY_MS: i64 = 600_000;
         let bucket = self.bucket_of(&session.user);
         let (country, city) = match &session.location {
-            Some(place) => (
-                place.country.as_str(),
-                place.city.as_deref().unwrap_or_default(),
-            ),
+            Some(place) => (place.country.as_str(), place.city.as_deref().unwrap_or_default()),
             None => ("", ""),
         };
         let agent = match session.user_agent.as_str() {
@@ -179,17 +171,10 @@ impl Store {
             field("l", city.into());
         }
         if !session.claims.is_empty() {
-            field(
-                "e",
-                serde_json::Value::Object(session.claims.clone())
-                    .to_string()
-                    .into(),
-            );
+            field("e", serde_json::Value::Object(session.claims.clone()).to_string().into());
         }
-        let mut reply = Reply::new(
-            "session_create",
-            self.run(&scripts::CREATE, bucket, args).await?,
-        );
+        let mut reply =
+            Reply::new("session_create", self.run(&scripts::CREATE, bucket, args).await?);
         let outcome = reply.text()?;
         let sid = reply.session_id()?;
         let user = reply.text()?;
@@ -202,11 +187,7 @@ impl Store {
                 session.expires = reply.time()?;
                 reply.time()?;
                 let evicted = Reply::new("session_create", reply.list()?).session_ids()?;
-                Ok(Created::New {
-                    issued,
-                    session,
-                    evicted,
-                })
+                Ok(Created::New { issued, session, evicted })
             }
             "replayed" => {
                 let issued = reply.time()?;
@@ -221,10 +202,7 @@ impl Store {
     }
 
     /// Exchanges a generation of a refresh token for the next.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the arguments of one script, in its order"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "the arguments of one script, in its order")]
     pub async fn session_rotate(
         &self,
         bucket: u8,
@@ -234,7 +212,7 @@ impl Store {
         grace: Duration,
         family: u64,
         counts_as_activity: bool,
-    ) -> Result<Rotated, StoreError> {
+    ) -> Result<Result<Granted, Refused>, StoreError> {
         /// How long a successor that nobody has seen is given again.
         const UNSEEN_MS: i64 = 24 * 3_600_000;
         let args: Vec<Value> = vec![
@@ -246,10 +224,8 @@ impl Store {
             family.to_string().into(),
             i64::from(counts_as_activity).into(),
         ];
-        let mut reply = Reply::new(
-            "session_rotate",
-            self.run(&scripts::ROTATE, bucket, args).await?,
-        );
+        let mut reply =
+            Reply::new("session_rotate", self.run(&scripts::ROTATE, bucket, args).await?);
         let outcome = reply.text()?;
         let echoed = reply.session_id()?;
         reply.must_echo(echoed == sid)?;
@@ -259,12 +235,12 @@ impl Store {
             "concurrent" => Grant::Concurrent,
             "lost_reply" => Grant::LostReply,
             "rolled_forward" => Grant::RolledForward,
-            "unknown" => return Ok(Rotated::Refused(Refused::Unknown)),
-            "forged" => return Ok(Rotated::Refused(Refused::Forged)),
-            "expired" | "ended:expired" => return Ok(Rotated::Refused(Refused::Expired)),
-            "reused" | "ended:reused" => return Ok(Rotated::Refused(Refused::Reused)),
-            "foreign_device" => return Ok(Rotated::Refused(Refused::ForeignDevice)),
-            other if other.starts_with("ended:") => return Ok(Rotated::Refused(Refused::Revoked)),
+            "unknown" => return Ok(Err(Refused::Unknown)),
+            "forged" => return Ok(Err(Refused::Forged)),
+            "expired" | "ended:expired" => return Ok(Err(Refused::Expired)),
+            "reused" | "ended:reused" => return Ok(Err(Refused::Reused)),
+            "foreign_device" => return Ok(Err(Refused::ForeignDevice)),
+            other if other.starts_with("ended:") => return Ok(Err(Refused::Revoked)),
             _ => return Err(reply.problem("an unknown outcome")),
         };
         let issued = reply.time()?;
@@ -272,14 +248,9 @@ impl Store {
         let granted = reply.number()?;
         let mut record = reply.session(sid, expires, String::new())?;
         reply.must_echo(record.session.user.as_str() == user)?;
-        record.session.generation = granted
-            .try_into()
-            .map_err(|_| reply.problem("a generation out of range"))?;
-        Ok(Rotated::Granted {
-            issued,
-            record,
-            how,
-        })
+        record.session.generation =
+            granted.try_into().map_err(|_| reply.problem("a generation out of range"))?;
+        Ok(Ok(Granted { issued, record, how }))
     }
 
     /// One session, if it is live at this moment.
@@ -289,10 +260,7 @@ impl Store {
         sid: SessionId,
     ) -> Result<Option<Record>, StoreError> {
         let args = vec![sid.to_string().into()];
-        let reply = Reply::new(
-            "session_load",
-            self.run(&scripts::LOAD, bucket, args).await?,
-        );
+        let reply = Reply::new("session_load", self.run(&scripts::LOAD, bucket, args).await?);
         live(reply, sid)
     }
 
@@ -325,9 +293,7 @@ impl Store {
             flag.into(),
             idle.into(),
         ];
-        let values = self
-            .run(&scripts::UPDATE, self.bucket_of(owner), args)
-            .await?;
+        let values = self.run(&scripts::UPDATE, self.bucket_of(owner), args).await?;
         live(Reply::new("session_update", values), sid)
     }
 
@@ -336,11 +302,9 @@ impl Store {
         let mut args: Vec<Value> = Vec::with_capacity(batch.len() * 6);
         for activity in batch {
             let (ip, country, city) = match &activity.place {
-                Some((ip, Some(place))) => (
-                    ip.as_str(),
-                    place.country.as_str(),
-                    place.city.as_deref().unwrap_or_default(),
-                ),
+                Some((ip, Some(place))) => {
+                    (ip.as_str(), place.country.as_str(), place.city.as_deref().unwrap_or_default())
+                }
                 Some((ip, None)) => (ip.as_str(), "", ""),
                 None => ("", "", ""),
             };
@@ -363,14 +327,8 @@ impl Store {
         sid: SessionId,
         cause: EndCause,
     ) -> Result<bool, StoreError> {
-        let args = vec![
-            sid.to_string().into(),
-            owner.as_str().into(),
-            cause.as_str().into(),
-        ];
-        let values = self
-            .run(&scripts::REVOKE, self.bucket_of(owner), args)
-            .await?;
+        let args = vec![sid.to_string().into(), owner.as_str().into(), cause.as_str().into()];
+        let values = self.run(&scripts::REVOKE, self.bucket_of(owner), args).await?;
         let mut reply = Reply::new("session_revoke", values);
         let outcome = reply.text()?;
         let same = reply.session_id()? == sid && reply.text()? == owner.as_str();
@@ -387,9 +345,7 @@ impl Store {
     ) -> Result<Vec<SessionId>, StoreError> {
         let kept = kept.map_or_else(|| "-".to_owned(), |sid| sid.to_string());
         let args = vec![user.as_str().into(), kept.into(), cause.as_str().into()];
-        let values = self
-            .run(&scripts::REVOKE_ALL, self.bucket_of(user), args)
-            .await?;
+        let values = self.run(&scripts::REVOKE_ALL, self.bucket_of(user), args).await?;
         let mut reply = Reply::new("session_revoke_all", values);
         let (_, echoed) = (reply.text()?, reply.text()?);
         reply.must_echo(echoed == user.as_str())?;
@@ -408,16 +364,10 @@ impl Store {
     /// Clears away a batch of what has ended.
     pub async fn session_sweep(&self, bucket: u8) -> Result<Swept, StoreError> {
         const BATCH: i64 = 200;
-        let values = self
-            .run(&scripts::SWEEP, bucket, vec![BATCH.into()])
-            .await?;
+        let values = self.run(&scripts::SWEEP, bucket, vec![BATCH.into()]).await?;
         let mut reply = Reply::new("session_sweep", values);
         reply.text()?;
-        Ok(Swept {
-            ended: reply.number()?,
-            more: reply.number()? == 1,
-            active: reply.number()?,
-        })
+        Ok(Swept { ended: reply.number()?, more: reply.number()? == 1, active: reply.number()? })
     }
 }
 

@@ -177,9 +177,7 @@ impl AccessTokens {
         if !key.verifies(signature, message.as_bytes()) {
             return Err(AccessError::Signature);
         }
-        let payload = URL_SAFE_NO_PAD
-            .decode(payload)
-            .map_err(|_| AccessError::Malformed)?;
+        let payload = URL_SAFE_NO_PAD.decode(payload).map_err(|_| AccessError::Malformed)?;
         let claims: AccessClaims = serde_json::from_slice::<UniqueMembers>(&payload)
             .and_then(|members| serde_json::from_value(Value::Object(members.0)))
             .map_err(|_| AccessError::Malformed)?;
@@ -264,11 +262,8 @@ mod tests {
 
     /// A token with a payload of our choice under a genuine key.
     fn signed(keys: &KeyRing, payload: &str) -> String {
-        let message = format!(
-            "{}.{}",
-            keys.signing_key().header(),
-            URL_SAFE_NO_PAD.encode(payload)
-        );
+        let message =
+            format!("{}.{}", keys.signing_key().header(), URL_SAFE_NO_PAD.encode(payload));
         let signature = keys.signing_key().sign(message.as_bytes()).unwrap();
         format!("{message}.{signature}")
     }
@@ -280,10 +275,7 @@ mod tests {
             ("aud".to_owned(), json!(["api"])),
             ("exp".to_owned(), json!(NOW.seconds() + 900)),
             ("iat".to_owned(), json!(NOW.seconds())),
-            (
-                "jti".to_owned(),
-                json!("01a1d5b1-ab3b-7000-8000-000000000000"),
-            ),
+            ("jti".to_owned(), json!("01a1d5b1-ab3b-7000-8000-000000000000")),
             ("sid".to_owned(), json!(SessionId([3; 16]))),
             ("gen".to_owned(), json!(1)),
             ("auth_time".to_owned(), json!(NOW.seconds())),
@@ -308,10 +300,7 @@ mod tests {
     #[test]
     fn a_token_does_not_outlive_its_session() {
         let keys = KeyRing::for_tests();
-        let session = Session {
-            expires: Timestamp(NOW.0 + 60_000),
-            ..session()
-        };
+        let session = Session { expires: Timestamp(NOW.0 + 60_000), ..session() };
         assert_eq!(tokens().issue(&session, NOW, &keys).unwrap().1, 60);
     }
 
@@ -319,30 +308,18 @@ mod tests {
     fn expiry_is_exact_to_the_leeway() {
         let keys = KeyRing::for_tests();
         let token = tokens().issue(&session(), NOW, &keys).unwrap().0;
-        let at = |seconds: u64| {
-            tokens()
-                .verify(&token, Timestamp(seconds * 1000), &keys)
-                .err()
-        };
+        let at = |seconds: u64| tokens().verify(&token, Timestamp(seconds * 1000), &keys).err();
         let exp = NOW.seconds() + 900;
         assert_eq!(at(exp + LEEWAY - 1), None);
         assert_eq!(at(exp + LEEWAY), Some(AccessError::Expired));
         assert_eq!(at(NOW.seconds() - LEEWAY), None);
-        assert_eq!(
-            at(NOW.seconds() - LEEWAY - 1),
-            Some(AccessError::Expired),
-            "from the future"
-        );
+        assert_eq!(at(NOW.seconds() - LEEWAY - 1), Some(AccessError::Expired), "from the future");
     }
 
     #[test]
     fn the_payload_of_these_tests_is_good() {
         let keys = KeyRing::for_tests();
-        assert!(
-            tokens()
-                .verify(&signed(&keys, &payload(|_| {})), NOW, &keys)
-                .is_ok()
-        );
+        assert!(tokens().verify(&signed(&keys, &payload(|_| {})), NOW, &keys).is_ok());
     }
 
     #[test]
@@ -378,10 +355,7 @@ mod tests {
         }
         cases.push(payload(|_| {}).replace("1795521938", "1e400"));
         for case in cases {
-            assert!(
-                tokens().verify(&signed(&keys, &case), NOW, &keys).is_err(),
-                "{case}"
-            );
+            assert!(tokens().verify(&signed(&keys, &case), NOW, &keys).is_err(), "{case}");
         }
     }
 
@@ -401,11 +375,7 @@ mod tests {
             json!({"typ": "at+jwt", "alg": "EdDSA"}),
         ] {
             let forged = format!("{}.{rest}", URL_SAFE_NO_PAD.encode(header.to_string()));
-            assert_eq!(
-                tokens().verify(&forged, NOW, &keys),
-                Err(AccessError::Header),
-                "{header}"
-            );
+            assert_eq!(tokens().verify(&forged, NOW, &keys), Err(AccessError::Header), "{header}");
         }
     }
 
@@ -418,18 +388,12 @@ mod tests {
                 let mut bytes = token.clone().into_bytes();
                 bytes[at] ^= 1 << bit;
                 let forged = String::from_utf8(bytes).unwrap();
-                assert!(
-                    tokens().verify(&forged, NOW, &keys).is_err(),
-                    "byte {at} bit {bit}"
-                );
+                assert!(tokens().verify(&forged, NOW, &keys).is_err(), "byte {at} bit {bit}");
             }
         }
-        for forged in [
-            format!("{token}="),
-            format!("{token}."),
-            format!("{token}.AAAA"),
-            token[1..].into(),
-        ] {
+        for forged in
+            [format!("{token}="), format!("{token}."), format!("{token}.AAAA"), token[1..].into()]
+        {
             assert!(tokens().verify(&forged, NOW, &keys).is_err(), "{forged}");
         }
     }

@@ -76,9 +76,7 @@ impl Handle {
         }
         let (signed, mac) = bytes.split_at(HEAD + SEED);
         let (head, sealed) = signed.split_at(HEAD);
-        let key = keys
-            .handle_key_by_id(&head[1..5])
-            .ok_or(HandleError::Forged)?;
+        let key = keys.handle_key_by_id(&head[1..5]).ok_or(HandleError::Forged)?;
         let expected = hmac::sign(&key.mac, signed);
         constant_time::verify_slices_are_equal(expected.as_ref(), mac)
             .map_err(|_| HandleError::Forged)?;
@@ -113,12 +111,7 @@ mod tests {
     use super::*;
 
     fn handle() -> Handle {
-        Handle {
-            bucket: 7,
-            session: SessionId([1; 16]),
-            generation: 3,
-            seed: [9; 16],
-        }
+        Handle { bucket: 7, session: SessionId([1; 16]), generation: 3, seed: [9; 16] }
     }
 
     #[test]
@@ -152,10 +145,7 @@ mod tests {
     #[test]
     fn another_gateways_token_is_forged() {
         let token = handle().encode(&KeyRing::for_tests());
-        assert_eq!(
-            Handle::decode(&token, &KeyRing::for_tests()),
-            Err(HandleError::Forged)
-        );
+        assert_eq!(Handle::decode(&token, &KeyRing::for_tests()), Err(HandleError::Forged));
     }
 
     #[test]
@@ -171,11 +161,7 @@ mod tests {
             &format!("{token}A"),
             "ghr_é",
         ] {
-            assert_eq!(
-                Handle::decode(text, &keys),
-                Err(HandleError::Malformed),
-                "{text:?}"
-            );
+            assert_eq!(Handle::decode(text, &keys), Err(HandleError::Malformed), "{text:?}");
         }
     }
 }

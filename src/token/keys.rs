@@ -85,14 +85,7 @@ impl SigningKey {
         let decoding = DecodingKey::from_jwk(&jwk).ok()?;
         let header = format!(r#"{{"typ":"at+jwt","alg":"{algorithm:?}","kid":"{kid}"}}"#);
         let header = URL_SAFE_NO_PAD.encode(header);
-        Some(Self {
-            kid,
-            algorithm,
-            header,
-            encoding,
-            decoding,
-            jwk,
-        })
+        Some(Self { kid, algorithm, header, encoding, decoding, jwk })
     }
 
     /// The first part of every token that this key signs.
@@ -152,11 +145,7 @@ impl KeyRing {
     /// Reads the keys of a directory, and makes those that are missing: gateways that start at the
     /// same time on the same directory end up with the same ones.
     pub fn open(dir: &Path, algorithm: SigningAlgorithm) -> Result<Self, KeyError> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(io_error(dir))?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io_error(dir))?;
         if let Some(ring) = Self::read(dir, algorithm)? {
             return Ok(ring);
         }
@@ -185,10 +174,7 @@ impl KeyRing {
                     .push(SigningKey::from_pem(&pem).ok_or(KeyError::Invalid { path, expected })?);
             } else if has_extension(&path, "key") {
                 let text = fs::read_to_string(&path).map_err(io_error(&path))?;
-                let secret = STANDARD
-                    .decode(text.trim())
-                    .ok()
-                    .and_then(|s| s.try_into().ok());
+                let secret = STANDARD.decode(text.trim()).ok().and_then(|s| s.try_into().ok());
                 let expected = "32 bytes in base64";
                 let secret = secret.ok_or(KeyError::Invalid { path, expected })?;
                 handle.push(HandleKey::derive(&secret)?);
@@ -202,17 +188,9 @@ impl KeyRing {
     }
 
     fn of(signing: Vec<SigningKey>, active: usize, handle: Vec<HandleKey>) -> Self {
-        let by_header = signing
-            .iter()
-            .enumerate()
-            .map(|(i, key)| (key.header.clone(), i))
-            .collect();
-        Self {
-            signing,
-            active,
-            by_header,
-            handle,
-        }
+        let by_header =
+            signing.iter().enumerate().map(|(i, key)| (key.header.clone(), i)).collect();
+        Self { signing, active, by_header, handle }
     }
 
     /// The key that signs.
@@ -246,9 +224,7 @@ impl KeyRing {
 
     /// The public keys as a JWK set (RFC 7517 section 5).
     pub fn jwks(&self) -> JwkSet {
-        JwkSet {
-            keys: self.signing.iter().map(|key| key.jwk.clone()).collect(),
-        }
+        JwkSet { keys: self.signing.iter().map(|key| key.jwk.clone()).collect() }
     }
 
     /// Keys that no other ring has.
@@ -311,18 +287,14 @@ fn write_new(dir: &Path, extension: &str, text: &str) -> Result<PathBuf, KeyErro
         .mode(0o600)
         .open(&path)
         .map_err(io_error(&path))?;
-    file.write_all(text.as_bytes())
-        .and_then(|()| file.sync_all())
-        .map_err(io_error(&path))?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(io_error(&path))?;
     Ok(path)
 }
 
 fn list(dir: &Path) -> Result<Vec<PathBuf>, KeyError> {
     let mut paths = fs::read_dir(dir)
         .and_then(|entries| {
-            entries
-                .map(|entry| entry.map(|e| e.path()))
-                .collect::<Result<Vec<_>, _>>()
+            entries.map(|entry| entry.map(|e| e.path())).collect::<Result<Vec<_>, _>>()
         })
         .map_err(io_error(dir))?;
     paths.sort();
@@ -343,10 +315,7 @@ mod tests {
         let rings: Vec<KeyRing> = std::thread::scope(|scope| {
             let open = || KeyRing::open(dir.path(), SigningAlgorithm::EdDSA).unwrap();
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(open)).collect();
-            threads
-                .into_iter()
-                .map(|thread| thread.join().unwrap())
-                .collect()
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         for ring in &rings {
             assert_eq!(ring.signing.len(), 1);
@@ -358,11 +327,7 @@ mod tests {
     #[test]
     fn every_algorithm_signs_and_verifies() {
         let dir = tempfile::tempdir().unwrap();
-        let all = [
-            SigningAlgorithm::RS256,
-            SigningAlgorithm::ES256,
-            SigningAlgorithm::EdDSA,
-        ];
+        let all = [SigningAlgorithm::RS256, SigningAlgorithm::ES256, SigningAlgorithm::EdDSA];
         for (i, algorithm) in all.into_iter().enumerate() {
             let ring = KeyRing::open(dir.path(), algorithm).unwrap();
             assert_eq!(ring.signing.len(), i + 1, "the older keys still verify");
@@ -379,16 +344,8 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().unwrap();
         KeyRing::open(dir.path(), SigningAlgorithm::EdDSA).unwrap();
-        for path in list(dir.path())
-            .unwrap()
-            .iter()
-            .filter(|path| !path.ends_with("lock"))
-        {
-            assert_eq!(
-                fs::metadata(path).unwrap().permissions().mode() & 0o777,
-                0o600,
-                "{path:?}"
-            );
+        for path in list(dir.path()).unwrap().iter().filter(|path| !path.ends_with("lock")) {
+            assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600, "{path:?}");
         }
     }
 
@@ -396,12 +353,7 @@ mod tests {
     fn a_broken_key_file_is_named() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("1.pem"), "nonsense").unwrap();
-        let error = KeyRing::open(dir.path(), SigningAlgorithm::EdDSA)
-            .err()
-            .unwrap();
-        assert!(
-            error.to_string().contains("1.pem: not a private key"),
-            "{error}"
-        );
+        let error = KeyRing::open(dir.path(), SigningAlgorithm::EdDSA).err().unwrap();
+        assert!(error.to_string().contains("1.pem: not a private key"), "{error}");
     }
 }
