@@ -278,16 +278,18 @@ fn pem(der: &[u8]) -> String {
     out
 }
 
-/// Names sort by time, to the millisecond, so that the newest key is the last.
+/// Names sort by time, to the millisecond, so that the newest key is the last. The file appears
+/// whole, for a gateway that reads the directory meanwhile.
 fn write_new(dir: &Path, extension: &str, text: &str) -> Result<PathBuf, KeyError> {
     let path = dir.join(format!("{:013}.{extension}", Timestamp::now().0));
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(io_error(&path))?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(io_error(&path))?;
+    let draft = path.with_extension("new");
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&draft, &path)
+    };
+    write().map_err(io_error(&path))?;
     Ok(path)
 }
 

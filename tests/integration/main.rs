@@ -1,0 +1,23 @@
+//! Gatehouse from outside: real gateways over real Redis servers, one module a story.
+//!
+//! Each test starts what it needs in a directory of its own and on ports that the system chose,
+//! and ends it. `GATEHOUSE_TEST_REDIS` names another server to run instead of `redis-server`.
+
+mod harness;
+
+mod admin;
+mod authz;
+mod bad_input;
+mod embedded;
+mod expiry;
+mod forged;
+mod limit;
+mod metadata;
+mod nginx;
+mod outage;
+mod refresh;
+mod revoke;
+mod secrets;
+mod serve;
+mod steady_state;
+mod users;
