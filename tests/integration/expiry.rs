@@ -12,16 +12,16 @@ async fn ten_thousand_sessions_expire_without_a_trace_and_are_counted_once() {
     const SESSIONS: usize = 10_000;
     let settings = ["tokens.access_ttl=1s", "sessions.idle=1s", "sweep.interval=500ms"];
     let gatehouse = Gatehouse::with(2, &settings).await;
-    let creates = stream::iter(0..SESSIONS).map(|i| {
+    let logins = stream::iter(0..SESSIONS).map(|i| {
         let gateway = &gatehouse.gateways[i % 2];
         let agent = if i % 3 == 0 { FIREFOX } else { CHROME };
         gateway.create(json!({ "user_id": format!("user-{}", i / 4), "user_agent": agent }))
     });
-    let created = creates.buffer_unordered(64).filter(|answer| {
-        let created = answer.status == 201;
-        async move { created }
+    let began = logins.buffer_unordered(64).filter(|answer| {
+        let began = answer.status == 201;
+        async move { began }
     });
-    assert_eq!(created.count().await, SESSIONS);
+    assert_eq!(began.count().await, SESSIONS);
     let of_a_session = ["session:", "user:", "expiry", "agents", "ended:"];
     let left = || async {
         let keys = gatehouse.redis.keys("gh:*");

@@ -13,14 +13,15 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// Belongs to the one service of every test, with all scopes.
-pub const SERVICE_KEY: &str = "ghk_test";
+pub(crate) const SERVICE_KEY: &str = "ghk_test";
 
-pub const CHROME: &str = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 \
+pub(crate) const CHROME: &str = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 \
                           (KHTML, like Gecko) Chrome/126.0.0.0 Safari/537.36";
-pub const FIREFOX: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:127.0) Gecko/20100101 Firefox/127.0";
+pub(crate) const FIREFOX: &str =
+    "Mozilla/5.0 (X11; Linux x86_64; rv:127.0) Gecko/20100101 Firefox/127.0";
 
 /// Tries until it succeeds, or the time is over.
-pub async fn eventually<F: Future<Output = bool>>(
+pub(crate) async fn eventually<F: Future<Output = bool>>(
     limit: Duration,
     mut attempt: impl FnMut() -> F,
 ) -> bool {
@@ -37,10 +38,10 @@ pub async fn eventually<F: Future<Output = bool>>(
 }
 
 /// A child process that ends with its owner.
-pub struct Process(pub Child);
+pub(crate) struct Process(pub(crate) Child);
 
 impl Process {
-    pub fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         let pid = self.0.id().to_string();
         Command::new("kill").args([&format!("-{signal}"), &pid]).status().unwrap();
     }
@@ -54,23 +55,23 @@ impl Drop for Process {
 }
 
 /// A Redis server on a unix socket, with an append-only file.
-pub struct Redis {
-    pub dir: TempDir,
+pub(crate) struct Redis {
+    pub(crate) dir: TempDir,
     process: Mutex<Option<Process>>,
 }
 
 impl Redis {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let redis = Self { dir: tempfile::tempdir().unwrap(), process: Mutex::new(None) };
         redis.spawn();
         redis
     }
 
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.dir.path().join("r.sock")
     }
 
-    pub fn spawn(&self) {
+    pub(crate) fn spawn(&self) {
         let program = std::env::var("GATEHOUSE_TEST_REDIS").unwrap_or("redis-server".into());
         let child = Command::new(program)
             .current_dir(self.dir.path())
@@ -88,15 +89,15 @@ impl Redis {
     }
 
     /// Ends it as a crash would.
-    pub fn kill(&self) {
+    pub(crate) fn kill(&self) {
         self.process.lock().unwrap().take();
     }
 
-    pub fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         self.process.lock().unwrap().as_ref().unwrap().signal(signal);
     }
 
-    pub fn cli(&self, args: &[&str]) -> String {
+    pub(crate) fn cli(&self, args: &[&str]) -> String {
         self.try_cli(args).unwrap_or_else(|| panic!("{args:?} failed"))
     }
 
@@ -107,12 +108,21 @@ impl Redis {
         output.status.success().then_some(text)
     }
 
-    pub fn keys(&self, pattern: &str) -> Vec<String> {
+    pub(crate) fn keys(&self, pattern: &str) -> Vec<String> {
         self.cli(&["--scan", "--pattern", pattern]).lines().map(str::to_owned).collect()
     }
 
+    /// Breaks the connections that wait for news of the feed: what was on its way to them is lost.
+    pub(crate) fn cut_feed_readers(&self) {
+        for line in self.cli(&["CLIENT", "LIST"]).lines().filter(|line| line.contains("cmd=xread"))
+        {
+            let id = line.strip_prefix("id=").unwrap().split(' ').next().unwrap();
+            self.cli(&["CLIENT", "KILL", "ID", id]);
+        }
+    }
+
     /// How often each command ran, also inside scripts.
-    pub fn calls(&self, command: &str) -> u64 {
+    pub(crate) fn calls(&self, command: &str) -> u64 {
         self.cli(&["INFO", "commandstats"])
             .lines()
             .find_map(|line| {
@@ -127,98 +137,97 @@ impl Redis {
 }
 
 /// One gateway process.
-pub struct Gateway {
-    pub process: Process,
-    pub url: String,
-    pub ops: String,
-    pub log: PathBuf,
+pub(crate) struct Gateway {
+    pub(crate) process: Process,
+    pub(crate) url: String,
+    pub(crate) ops: String,
     client: Client,
 }
 
 impl Gateway {
-    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("{}{path}", self.url))
     }
 
-    pub fn get(&self, path: &str) -> RequestBuilder {
+    pub(crate) fn get(&self, path: &str) -> RequestBuilder {
         self.request(Method::GET, path)
     }
 
-    pub fn post(&self, path: &str) -> RequestBuilder {
+    pub(crate) fn post(&self, path: &str) -> RequestBuilder {
         self.request(Method::POST, path)
     }
 
     /// What nginx asks.
-    pub async fn check(&self, access_token: &str) -> u16 {
+    pub(crate) async fn check(&self, access_token: &str) -> u16 {
         let request = self.get("/authz/auth-request").bearer_auth(access_token);
         request.send().await.unwrap().status().as_u16()
     }
 
-    pub async fn create(&self, body: Value) -> Answer {
+    pub(crate) async fn create(&self, body: Value) -> Answer {
         Answer::of(self.post("/api/v1/sessions").bearer_auth(SERVICE_KEY).json(&body)).await
     }
 
     /// A session of a user, with nothing special about it.
-    pub async fn login(&self, user: &str) -> Tokens {
+    pub(crate) async fn login(&self, user: &str) -> Tokens {
         self.create(json!({ "user_id": user, "user_agent": CHROME })).await.tokens()
     }
 
-    pub async fn refresh(&self, refresh_token: &str) -> Answer {
+    pub(crate) async fn refresh(&self, refresh_token: &str) -> Answer {
         self.refresh_from(refresh_token, CHROME).await
     }
 
-    pub async fn refresh_from(&self, refresh_token: &str, user_agent: &str) -> Answer {
+    pub(crate) async fn refresh_from(&self, refresh_token: &str, user_agent: &str) -> Answer {
         let request = self.post("/api/v1/sessions/refresh").header("user-agent", user_agent);
         Answer::of(request.json(&json!({ "refresh_token": refresh_token }))).await
     }
 
     /// A user's request to the API.
-    pub async fn call(&self, method: Method, path: &str, tokens: &Tokens) -> Answer {
+    pub(crate) async fn call(&self, method: Method, path: &str, tokens: &Tokens) -> Answer {
         Answer::of(self.request(method, path).bearer_auth(&tokens.access)).await
     }
 
     /// An administrator's, by service key.
-    pub async fn admin(&self, method: Method, path: &str) -> Answer {
+    pub(crate) async fn admin(&self, method: Method, path: &str) -> Answer {
         Answer::of(self.request(method, path).bearer_auth(SERVICE_KEY)).await
     }
 
-    pub async fn ready(&self) -> bool {
+    pub(crate) async fn ready(&self) -> bool {
         match self.client.get(format!("{}/readyz", self.ops)).send().await {
             Ok(response) => response.status() == StatusCode::OK,
             Err(_) => false,
         }
     }
 
-    pub async fn metrics(&self) -> String {
+    pub(crate) async fn metrics(&self) -> String {
         let response = self.client.get(format!("{}/metrics", self.ops)).send().await.unwrap();
         response.text().await.unwrap()
     }
 
-    /// The value of a metric with exactly these labels, zero when it is not there.
-    pub async fn metric(&self, name: &str) -> f64 {
+    /// The value of a counter with exactly these labels, zero when it is not there.
+    pub(crate) async fn metric(&self, name: &str) -> u64 {
         let metrics = self.metrics().await;
         let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        value.map_or(0.0, |text| text.parse().unwrap())
+        value.map_or(0, |text| text.parse().unwrap())
     }
 }
 
 /// A status and a body.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub body: Value,
-    pub headers: reqwest::header::HeaderMap,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: Value,
+    pub(crate) headers: reqwest::header::HeaderMap,
 }
 
 impl Answer {
-    pub async fn of(request: RequestBuilder) -> Self {
+    pub(crate) async fn of(request: RequestBuilder) -> Self {
         let response = request.send().await.unwrap();
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let text = response.text().await.unwrap();
         Self { status, headers, body: serde_json::from_str(&text).unwrap_or(Value::Null) }
     }
 
-    pub fn tokens(self) -> Tokens {
+    pub(crate) fn tokens(self) -> Tokens {
         let text = |name: &str| match self.body[name].as_str() {
             Some(text) => text.to_owned(),
             None => panic!("no {name} in {self:?}"),
@@ -232,12 +241,12 @@ impl Answer {
         tokens
     }
 
-    pub fn code(&self) -> &str {
+    pub(crate) fn code(&self) -> &str {
         self.body["code"].as_str().unwrap_or_default()
     }
 
     /// The fields that a refusal names.
-    pub fn fields(&self) -> BTreeSet<String> {
+    pub(crate) fn fields(&self) -> BTreeSet<String> {
         let errors = self.body["errors"].as_array().cloned().unwrap_or_default();
         errors.iter().map(|error| error["field"].as_str().unwrap().to_owned()).collect()
     }
@@ -245,30 +254,30 @@ impl Answer {
 
 /// What a client holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tokens {
-    pub access: String,
-    pub refresh: String,
-    pub session: String,
+pub(crate) struct Tokens {
+    pub(crate) access: String,
+    pub(crate) refresh: String,
+    pub(crate) session: String,
 }
 
 /// Every token that was ever issued to these tests.
-pub static ISSUED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+pub(crate) static ISSUED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// A Redis and the gateways over it, which share their keys.
-pub struct Gatehouse {
-    pub gateways: Vec<Gateway>,
-    pub redis: Arc<Redis>,
-    pub dir: TempDir,
+pub(crate) struct Gatehouse {
+    pub(crate) gateways: Vec<Gateway>,
+    pub(crate) redis: Arc<Redis>,
+    pub(crate) dir: TempDir,
     settings: Vec<String>,
 }
 
 impl Gatehouse {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::with(1, &[]).await
     }
 
     /// So many gateways with these settings (`key=value`).
-    pub async fn with(gateways: usize, settings: &[&str]) -> Self {
+    pub(crate) async fn with(gateways: usize, settings: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = format!(
             "[server]\nlisten = '127.0.0.1:0'\nops_listen = '127.0.0.1:0'\n\
@@ -298,7 +307,7 @@ impl Gatehouse {
     }
 
     /// Another gateway over the same Redis.
-    pub async fn add_gateway(&mut self) -> &Gateway {
+    pub(crate) async fn add_gateway(&mut self) -> &Gateway {
         let redis = format!("redis.url=redis+unix://{}", self.redis.socket().display());
         let mut args = vec!["--set", &redis];
         args.extend(self.settings.iter().flat_map(|setting| ["--set", setting]));
@@ -311,18 +320,19 @@ impl Gatehouse {
     }
 
     /// The first gateway.
-    pub fn gateway(&self) -> &Gateway {
+    pub(crate) fn gateway(&self) -> &Gateway {
         &self.gateways[0]
     }
 }
 
-pub fn sha256(text: &str) -> String {
+pub(crate) fn sha256(text: &str) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    let write = |hex: String, byte: &u8| hex + &format!("{byte:02x}");
+    digest.as_ref().iter().fold(String::new(), write)
 }
 
 /// A gateway process, as soon as it says where it listens.
-pub async fn spawn(config: &Path, args: &[&str], log: &Path) -> Gateway {
+pub(crate) async fn spawn(config: &Path, args: &[&str], log: &Path) -> Gateway {
     let child = Command::new(env!("CARGO_BIN_EXE_gatehouse"))
         .arg("serve")
         .arg("--config")
@@ -352,7 +362,6 @@ pub async fn spawn(config: &Path, args: &[&str], log: &Path) -> Gateway {
         process,
         url: format!("http://{}", listening["listen"].as_str().unwrap()),
         ops: format!("http://{}", listening["ops_listen"].as_str().unwrap()),
-        log: log.to_owned(),
         client: Client::builder().timeout(Duration::from_secs(20)).build().unwrap(),
     }
 }

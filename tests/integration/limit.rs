@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use serde_json::json;
 
-use crate::harness::{Gatehouse, Tokens, eventually};
+use crate::harness::{Answer, Gatehouse, Tokens, eventually};
 
 async fn live(gatehouse: &Gatehouse, user: &str) -> BTreeSet<String> {
     let path = format!("/api/v1/admin/users/{user}/sessions");
@@ -86,7 +86,7 @@ async fn the_same_request_sent_again_is_the_same_session() {
     let gatehouse = Gatehouse::with(2, &[]).await;
     let body = json!({ "user_id": "ann", "request_id": "login-1" });
     let again = (0..20).map(|i| gatehouse.gateways[i % 2].create(body.clone()));
-    let tokens: Vec<Tokens> = join_all(again).await.into_iter().map(|one| one.tokens()).collect();
+    let tokens: Vec<Tokens> = join_all(again).await.into_iter().map(Answer::tokens).collect();
     assert!(tokens.iter().all(|one| one.refresh == tokens[0].refresh));
     assert_eq!(live(&gatehouse, "ann").await.len(), 1);
     // Another user or another service is another request.

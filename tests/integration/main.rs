@@ -3,6 +3,8 @@
 //! Each test starts what it needs in a directory of its own and on ports that the system chose,
 //! and ends it. `GATEHOUSE_TEST_REDIS` names another server to run instead of `redis-server`.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
 mod harness;
 
 mod admin;

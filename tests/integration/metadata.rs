@@ -24,6 +24,7 @@ async fn a_location_database_says_where() {
 
 #[tokio::test]
 async fn a_session_costs_at_most_640_bytes() {
+    const SESSIONS: u32 = 300;
     let gatehouse = Gatehouse::with(1, &[&format!("geoip.database={DATABASE}")]).await;
     let gateway = gatehouse.gateway();
     let used = || -> f64 {
@@ -41,7 +42,6 @@ async fn a_session_costs_at_most_640_bytes() {
             })
             .sum()
     };
-    const SESSIONS: u32 = 300;
     for i in 0..SESSIONS {
         let body = json!({
             "user_id": format!("user-{:04}@example.com", i / 3),

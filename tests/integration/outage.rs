@@ -141,7 +141,7 @@ async fn an_empty_redis_is_a_clean_start_and_no_theft() {
     gatehouse.redis.cli(&["FLUSHALL"]);
     assert_eq!(gateway.refresh(&tokens.refresh).await.code(), "invalid_refresh_token");
     assert_eq!(gateway.check(&gone.access).await, 401);
-    assert_eq!(gateway.metric(r#"gatehouse_refresh_total{result="stale"}"#).await, 0.0);
+    assert_eq!(gateway.metric(r#"gatehouse_refresh_total{result="stale"}"#).await, 0);
     let again = gateway.login("ann").await;
     let fresh = || async { gateway.check(&again.access).await == 200 && gateway.ready().await };
     assert!(eventually(Duration::from_secs(5), fresh).await);

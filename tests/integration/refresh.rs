@@ -47,7 +47,7 @@ async fn a_token_two_generations_old_ends_the_session_everywhere() {
         assert!(eventually(Duration::from_millis(250), refused).await);
     }
     assert_eq!(gateway.refresh(&third.refresh).await.code(), "refresh_token_reused");
-    assert!(other.metric(r#"gatehouse_refresh_total{result="stale"}"#).await >= 1.0);
+    assert!(other.metric(r#"gatehouse_refresh_total{result="stale"}"#).await >= 1);
     let events = gatehouse.redis.cli(&["XRANGE", "gh:{08}:events", "-", "+"]);
     assert_eq!(events.matches("refresh_token_reused").count(), 1, "told once");
 }
@@ -63,7 +63,7 @@ async fn a_lost_reply_is_given_again_within_the_grace_window() {
     // Even after the successor was used: two tabs.
     confirmed(&gatehouse, &again, 2).await;
     assert_eq!(gateway.refresh(&first.refresh).await.tokens().refresh, lost.refresh);
-    assert_eq!(gateway.metric(r#"gatehouse_refresh_total{result="concurrent"}"#).await, 2.0);
+    assert_eq!(gateway.metric(r#"gatehouse_refresh_total{result="concurrent"}"#).await, 2);
 }
 
 #[tokio::test]
@@ -82,7 +82,7 @@ async fn a_lost_reply_is_given_again_later_while_nobody_has_used_the_successor()
     hours_later().await;
     let again = gateway.refresh(&first.refresh).await.tokens();
     assert_eq!(lost.refresh, again.refresh);
-    assert_eq!(gateway.metric(r#"gatehouse_refresh_total{result="lost_reply"}"#).await, 1.0);
+    assert_eq!(gateway.metric(r#"gatehouse_refresh_total{result="lost_reply"}"#).await, 1);
     // From the moment the successor is seen, the old token is a stolen one.
     confirmed(&gatehouse, &again, 2).await;
     assert_eq!(gateway.refresh(&first.refresh).await.code(), "refresh_token_reused");
@@ -109,7 +109,7 @@ async fn another_client_is_not_given_the_successor_and_ends_nothing() {
     let second = gateway.refresh(&first.refresh).await.tokens();
     let foreign = gateway.refresh_from(&first.refresh, FIREFOX).await;
     assert_eq!((foreign.status, foreign.code()), (401, "invalid_refresh_token"));
-    assert_eq!(gateway.metric(r#"gatehouse_refresh_total{result="foreign_device"}"#).await, 1.0);
+    assert_eq!(gateway.metric(r#"gatehouse_refresh_total{result="foreign_device"}"#).await, 1);
     assert_eq!(gateway.check(&second.access).await, 200, "the session lives");
     assert_eq!(gateway.refresh(&second.refresh).await.status, 200);
 }
@@ -131,7 +131,7 @@ async fn a_generation_that_the_store_lost_is_rolled_forward() {
         "0",
     ]);
     let fourth = gateway.refresh(&third.refresh).await.tokens();
-    assert_eq!(gateway.metric(r#"gatehouse_refresh_total{result="rolled_forward"}"#).await, 1.0);
+    assert_eq!(gateway.metric(r#"gatehouse_refresh_total{result="rolled_forward"}"#).await, 1);
     assert_eq!(gateway.refresh(&fourth.refresh).await.status, 200);
 }
 

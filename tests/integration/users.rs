@@ -90,10 +90,10 @@ async fn a_person_names_a_session_and_remembers_its_device() {
     let gateway = gatehouse.gateway();
     let tokens = gateway.login("ann").await;
     let path = format!("/api/v1/users/sessions/{}", tokens.session);
-    let patch = |body: serde_json::Value| {
+    let change = |body: serde_json::Value| {
         Answer::of(gateway.request(Method::PATCH, &path).bearer_auth(&tokens.access).json(&body))
     };
-    let renamed = patch(json!({ "device_name": "Küchen-Tablet", "is_remembered": true })).await;
+    let renamed = change(json!({ "device_name": "Küchen-Tablet", "is_remembered": true })).await;
     assert_eq!(renamed.status, 200);
     assert_eq!(renamed.body["device_name"], "Küchen-Tablet");
     assert_eq!(renamed.body["is_remembered"], true);
@@ -101,9 +101,9 @@ async fn a_person_names_a_session_and_remembers_its_device() {
         chrono::DateTime::parse_from_rfc3339(renamed.body[field].as_str().unwrap()).unwrap()
     };
     assert_eq!((time("expires_at") - time("created_at")).num_days(), 7, "the absolute limit stays");
-    assert_eq!(patch(json!({ "is_remembered": false })).await.body["is_remembered"], false);
+    assert_eq!(change(json!({ "is_remembered": false })).await.body["is_remembered"], false);
     for bad in ["", " ", "a\u{0}b", "a\u{202e}b", &"x".repeat(65)] {
-        let refused = patch(json!({ "device_name": bad })).await;
+        let refused = change(json!({ "device_name": bad })).await;
         assert_eq!(refused.status, 400, "{bad:?}");
         assert!(refused.fields().contains("device_name"));
     }
