@@ -1,6 +1,8 @@
 //! Activity without traffic: seen in memory, written in batches.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -9,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Identity;
 use crate::model::{SessionId, Timestamp};
+use crate::sessions::location::Locations;
 use crate::store::Store;
 use crate::store::sessions::Activity;
 use crate::telemetry::metrics;
@@ -25,6 +28,7 @@ struct Seen {
     session: SessionId,
     generation: u32,
     at: Timestamp,
+    from: Option<IpAddr>,
 }
 
 /// Takes note of sessions in use.
@@ -35,18 +39,29 @@ pub struct Activities(mpsc::Sender<Seen>);
 pub struct ActivityWriter {
     seen: mpsc::Receiver<Seen>,
     store: Store,
+    locations: Arc<Locations>,
     every: Duration,
 }
 
 impl Activities {
     /// A place to take notes, and who writes them down.
-    pub fn new(store: Store, every: Duration) -> (Self, ActivityWriter) {
+    pub fn new(
+        store: Store,
+        locations: Arc<Locations>,
+        every: Duration,
+    ) -> (Self, ActivityWriter) {
         let (sender, seen) = mpsc::channel(WAITING);
-        (Self(sender), ActivityWriter { seen, store, every })
+        (Self(sender), ActivityWriter { seen, store, locations, every })
     }
 
-    /// A credential was just used by its user. Costs one load of an atomic, mostly.
-    pub fn note(&self, identity: &Identity, now: Timestamp) {
+    /// A credential was just used by its user, at an address if that is known. Costs one load of
+    /// an atomic, mostly.
+    pub fn note(
+        &self,
+        identity: &Identity,
+        now: Timestamp,
+        from: impl FnOnce() -> Option<IpAddr>,
+    ) {
         let last = identity.noted.load(Ordering::Relaxed);
         if now.seconds() < last + EVERY {
             return;
@@ -57,6 +72,7 @@ impl Activities {
             session: identity.session,
             generation: identity.generation,
             at: now,
+            from: from(),
         };
         if self.0.try_send(seen).is_err() {
             metrics::activity_dropped();
@@ -90,7 +106,7 @@ impl ActivityWriter {
                 session,
                 age: Duration::from_millis(now.since(seen.at)),
                 generation: seen.generation,
-                place: None,
+                place: seen.from.map(|ip| (ip.to_string(), self.locations.locate(ip))),
             });
         }
         for (bucket, activities) in buckets {
@@ -104,8 +120,9 @@ impl ActivityWriter {
 }
 
 fn collect(waiting: &mut HashMap<SessionId, Seen>, seen: Seen) {
-    let (at, generation) = (seen.at, seen.generation);
+    let (at, generation, from) = (seen.at, seen.generation, seen.from);
     let newest = waiting.entry(seen.session).or_insert(seen);
     newest.at = newest.at.max(at);
     newest.generation = newest.generation.max(generation);
+    newest.from = from.or(newest.from);
 }

@@ -3,19 +3,20 @@
 //! 200 and identity headers for a live session; a body never. Whatever is not a proven yes is a
 //! no, and what cannot be known is 503.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{ConnectInfo, RawQuery, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use ipnet::IpNet;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use url::Url;
 
 use super::App;
 use super::caller::bearer;
-use super::client::is_trusted;
+use super::client::{address, is_trusted};
 use crate::check::{Identity, Refusal};
 use crate::model::Timestamp;
 use crate::state::Gateway;
@@ -48,6 +49,8 @@ const FORWARD_AUTH: Dialect = Dialect { refused: StatusCode::BAD_REQUEST, redire
 struct Original {
     method: Option<String>,
     url: Option<Url>,
+    /// The client's address, when a trusted proxy names it.
+    client: Option<IpAddr>,
 }
 
 /// What the proxy requires beyond a live session. It cannot be mistyped: an unknown name is
@@ -94,6 +97,7 @@ pub(super) async fn auth_request(
                 url => Ok(Original {
                     method: text("x-original-method").map(str::to_owned),
                     url: url.and_then(Result::ok),
+                client: forwarded_for(peer, &headers, trusted),
                 }),
             }
         });
@@ -110,20 +114,30 @@ pub(super) async fn forward_auth(
     headers: HeaderMap,
 ) -> Response {
     let text = |name: &str| single(&headers, name);
+    let proxies = &gateway.config.server.trusted_proxies;
     let forwarded = || {
         let (method, proto) = (text("x-forwarded-method")?, text("x-forwarded-proto")?);
         let (host, uri) = (text("x-forwarded-host")?, text("x-forwarded-uri")?);
         let known = matches!(proto, "http" | "https" | "ws" | "wss") && uri.starts_with('/');
         let url = Url::parse(&format!("{proto}://{host}{uri}")).ok()?;
         let plain = url.username().is_empty() && url.password().is_none();
-        (known && plain).then(|| Original { method: Some(method.to_owned()), url: Some(url) })
+        (known && plain).then(|| Original {
+            method: Some(method.to_owned()),
+            url: Some(url),
+            client: forwarded_for(peer, &headers, proxies),
+        })
     };
-    let trusted = is_trusted(peer.ip(), &gateway.config.server.trusted_proxies);
+    let trusted = is_trusted(peer.ip(), proxies);
     if !trusted {
         tracing::warn!(%peer, "a forward-auth check from outside server.trusted_proxies was refused");
     }
     let original = if trusted { forwarded().ok_or(()) } else { Err(()) };
     answer(&gateway, &FORWARD_AUTH, original, query.as_deref(), &headers).await
+}
+
+/// A proxy that names nobody would make every session come from the proxy itself.
+fn forwarded_for(peer: SocketAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Option<IpAddr> {
+    headers.contains_key("x-forwarded-for").then(|| address(peer, headers, trusted))
 }
 
 /// The value of a header that is there exactly once.
@@ -200,7 +214,7 @@ async fn decide(
             (result, login(gateway, dialect, original, headers, INVALID))
         }
         Ok(identity) => {
-            gateway.check.activities.note(&identity, now);
+            gateway.check.activities.note(&identity, now, || original.client);
             let has_role = |role: &String| identity.roles.contains(role);
             let too_old = |max_age| now.seconds() > identity.auth_time.saturating_add(max_age);
             if !requirements.roles.is_empty() && !requirements.roles.iter().any(has_role) {

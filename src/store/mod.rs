@@ -101,10 +101,11 @@ impl Store {
         keys::bucket_of(user, self.buckets)
     }
 
-    /// Ends the connections after what was sent has been answered.
+    /// Ends the connections after what was sent has been answered, or half a second later: the
+    /// client can wait for ever on a connection that was just made or broken.
     pub async fn close(&self) {
-        let _ = self.pool.quit().await;
-        let _ = self.feed.quit().await;
+        let close = async { tokio::join!(self.pool.quit(), self.feed.quit()) };
+        let _ = tokio::time::timeout(Duration::from_millis(500), close).await;
     }
 }
 

@@ -1,8 +1,11 @@
 //! Where a session is used from, and on what.
 
+use std::time::Duration;
+
+use reqwest::Method;
 use serde_json::json;
 
-use crate::harness::Gatehouse;
+use crate::harness::{Gatehouse, eventually};
 
 const DATABASE: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/geoip/GeoIP2-City-Test.mmdb");
@@ -20,6 +23,23 @@ async fn a_location_database_says_where() {
         assert_eq!(answer.body["session"]["location"], location, "{ip}");
         assert_eq!(answer.body["session"]["ip_address"], ip);
     }
+}
+
+#[tokio::test]
+async fn a_check_tells_where_a_session_is_used_from() {
+    let settings = [&format!("geoip.database={DATABASE}"), "check.activity_flush=100ms"];
+    let gatehouse = Gatehouse::with(1, &settings).await;
+    let gateway = gatehouse.gateway();
+    let tokens = gateway.create(json!({ "user_id": "ann" })).await.tokens();
+    let check = gateway.get("/authz/auth-request").bearer_auth(&tokens.access);
+    let forged = "2.125.160.216, 81.2.69.142";
+    assert_eq!(check.header("x-forwarded-for", forged).send().await.unwrap().status(), 200);
+    let moved = || async {
+        let list = gateway.call(Method::GET, "/api/v1/users/sessions", &tokens).await;
+        let session = &list.body["sessions"][0];
+        session["ip_address"] == "81.2.69.142" && session["location"] == "London, GB"
+    };
+    assert!(eventually(Duration::from_secs(5), moved).await);
 }
 
 #[tokio::test]
