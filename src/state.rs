@@ -59,11 +59,8 @@ impl Gateway {
             audience: config.tokens.audience.clone(),
             ttl: config.tokens.access_ttl.as_secs(),
         };
-        let (activities, writer) = Activities::new(
-            store.clone(),
-            Arc::clone(&locations),
-            config.check.activity_flush,
-        );
+        let (activities, writer) =
+            Activities::new(store.clone(), Arc::clone(&locations), config.check.activity_flush);
         let check = Check::new(
             store.clone(),
             Arc::clone(&keys),

@@ -45,23 +45,14 @@ pub struct ActivityWriter {
 
 impl Activities {
     /// A place to take notes, and who writes them down.
-    pub fn new(
-        store: Store,
-        locations: Arc<Locations>,
-        every: Duration,
-    ) -> (Self, ActivityWriter) {
+    pub fn new(store: Store, locations: Arc<Locations>, every: Duration) -> (Self, ActivityWriter) {
         let (sender, seen) = mpsc::channel(WAITING);
         (Self(sender), ActivityWriter { seen, store, locations, every })
     }
 
     /// A credential was just used by its user, at an address if that is known. Costs one load of
     /// an atomic, mostly.
-    pub fn note(
-        &self,
-        identity: &Identity,
-        now: Timestamp,
-        from: impl FnOnce() -> Option<IpAddr>,
-    ) {
+    pub fn note(&self, identity: &Identity, now: Timestamp, from: impl FnOnce() -> Option<IpAddr>) {
         let last = identity.noted.load(Ordering::Relaxed);
         if now.seconds() < last + EVERY {
             return;

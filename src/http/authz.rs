@@ -90,18 +90,16 @@ pub(super) async fn auth_request(
     headers: HeaderMap,
 ) -> Response {
     let text = |name: &str| single(&headers, name);
-    let original =
-        is_trusted(peer.ip(), &gateway.config.server.trusted_proxies).then(|| {
-            match text("x-original-url").map(Url::parse) {
-                Some(Err(_)) => Err(()),
-                url => Ok(Original {
-                    method: text("x-original-method").map(str::to_owned),
-                    url: url.and_then(Result::ok),
-                client: forwarded_for(peer, &headers, trusted),
-                }),
-            }
-        });
-    let original = original.unwrap_or_else(|| Ok(Original::default()));
+    let trusted = &gateway.config.server.trusted_proxies;
+    let original = if is_trusted(peer.ip(), trusted) {
+        text("x-original-url").map(Url::parse).transpose().map_err(drop).map(|url| Original {
+            method: text("x-original-method").map(str::to_owned),
+            url,
+            client: forwarded_for(peer, &headers, trusted),
+        })
+    } else {
+        Ok(Original::default())
+    };
     answer(&gateway, &AUTH_REQUEST, original, query.as_deref(), &headers).await
 }
 
