@@ -1,12 +1,16 @@
 # make run     a gateway with a Redis of its own, ready to use
 # make test    everything: what is missing is installed, then format, lints and tests
+# make bench   the parts of a check and of a refresh, one by one
 
-.PHONY: run test setup-run setup-test fmt lint unit integration
+.PHONY: run test bench setup-run setup-test fmt lint unit integration
 
 run: setup-run
 	cargo run --release -- serve --dev
 
 test: setup-test fmt lint unit integration
+
+bench:
+	cargo bench --bench parts
 
 setup-run:
 	@scripts/install redis-server

@@ -24,7 +24,9 @@ async fn a_logout_is_obeyed_by_every_gateway() {
     assert_eq!(gateway.check(&tokens.access).await, 401, "here at once");
     assert!(refuses(other, &tokens).await);
     assert_eq!(other.refresh(&tokens.refresh).await.code(), "session_revoked");
-    assert!(gatehouse.redis.keys("gh:*:session:*").is_empty());
+    for part in ["session:*", "user:*", "expiry", "agents*"] {
+        assert!(gatehouse.redis.keys(&format!("gh:*:{part}")).is_empty(), "no trace of it");
+    }
 }
 
 #[tokio::test]
