@@ -83,18 +83,20 @@ impl Freshness {
         }
     }
 
-    /// How long ago this process last provably knew all revocations of a bucket.
-    pub fn staleness(&self, bucket: u8) -> Duration {
+    /// How long before `now` this process last provably knew all revocations of a bucket.
+    pub fn staleness(&self, bucket: u8, now: Instant) -> Duration {
         match self.fresh[usize::from(bucket)].load(Ordering::Acquire) {
             0 => Duration::MAX,
-            millis => self.start.elapsed().saturating_sub(Duration::from_millis(millis - 1)),
+            millis => (now.saturating_duration_since(self.start))
+                .saturating_sub(Duration::from_millis(millis - 1)),
         }
     }
 
     /// The staleness of the bucket that is worst off.
     pub fn worst(&self) -> Duration {
+        let now = Instant::now();
         (0..self.fresh.len())
-            .map(|bucket| self.staleness(u8::try_from(bucket).unwrap_or(u8::MAX)))
+            .map(|bucket| self.staleness(u8::try_from(bucket).unwrap_or(u8::MAX), now))
             .max()
             .unwrap_or(Duration::MAX)
     }
@@ -111,7 +113,7 @@ mod tests {
 
     #[test]
     fn nothing_is_fresh_before_it_is_proved() {
-        assert_eq!(Freshness::new(1).staleness(0), Duration::MAX);
+        assert_eq!(Freshness::new(1).staleness(0, Instant::now()), Duration::MAX);
     }
 
     #[test]
@@ -119,7 +121,7 @@ mod tests {
         let freshness = Freshness::new(1);
         freshness.applied(0, 7);
         freshness.beat(0, 7, Instant::now(), 7);
-        assert!(freshness.staleness(0) < Duration::from_secs(1));
+        assert!(freshness.staleness(0, Instant::now()) < Duration::from_secs(1));
     }
 
     #[test]
@@ -127,9 +129,9 @@ mod tests {
         let freshness = Freshness::new(1);
         freshness.applied(0, 7);
         freshness.beat(0, 7, Instant::now(), 8);
-        assert_eq!(freshness.staleness(0), Duration::MAX);
+        assert_eq!(freshness.staleness(0, Instant::now()), Duration::MAX);
         freshness.applied(0, 8);
-        assert!(freshness.staleness(0) < Duration::from_secs(1));
+        assert!(freshness.staleness(0, Instant::now()) < Duration::from_secs(1));
     }
 
     #[test]
@@ -138,7 +140,7 @@ mod tests {
         freshness.applied(0, 7);
         freshness.beat(0, 7, Instant::now(), 6);
         assert!(woken(&freshness));
-        assert_eq!(freshness.staleness(0), Duration::MAX);
+        assert_eq!(freshness.staleness(0, Instant::now()), Duration::MAX);
     }
 
     #[test]

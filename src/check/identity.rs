@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicU64;
 
 use axum::http::HeaderValue;
+use bytes::Bytes;
 use serde_json::Value;
 
 use crate::model::{SessionId, Timestamp, UserId};
@@ -40,9 +41,14 @@ impl Identity {
         let session = claims.sid.to_string();
         let values =
             [claims.sub.as_str(), &claims.roles.join(","), claim("email"), claim("name"), &session];
+        // One piece of memory for all of them.
+        let text = Bytes::from(values.concat());
         let mut headers = [const { HeaderValue::from_static("") }; 5];
+        let mut end = 0;
         for (header, value) in headers.iter_mut().zip(values) {
-            *header = HeaderValue::from_bytes(value.as_bytes()).ok()?;
+            let start = end;
+            end += value.len();
+            *header = HeaderValue::from_maybe_shared(text.slice(start..end)).ok()?;
         }
         Some(Self {
             user: claims.sub.clone(),

@@ -10,10 +10,12 @@ mod freshness;
 mod identity;
 mod revocations;
 
+use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use quick_cache::sync::Cache;
+use quick_cache::UnitWeighter;
+use quick_cache::sync::{Cache, DefaultLifecycle};
 
 pub use activity::{Activities, ActivityWriter};
 pub use follow::follow;
@@ -51,7 +53,7 @@ pub struct Check {
     /// Who wants to know which sessions are in use.
     pub activities: Activities,
     store: Store,
-    verified: Cache<Box<str>, Arc<Identity>>,
+    verified: Cache<Box<[u8]>, Arc<Identity>, UnitWeighter, TailHash>,
     max_staleness: Duration,
 }
 
@@ -73,16 +75,24 @@ impl Check {
             freshness: Arc::new(Freshness::new(buckets)),
             activities,
             store,
-            verified: Cache::new(remembered_tokens),
+            verified: Cache::with(
+                remembered_tokens,
+                remembered_tokens as u64,
+                UnitWeighter,
+                TailHash,
+                DefaultLifecycle::default(),
+            ),
             max_staleness,
         }
     }
 
-    /// Who a bearer token speaks for, if its session is live. `strict` asks Redis in any case.
+    /// Who a bearer token speaks for, if its session is live. `now` and `instant` are the same
+    /// moment on two clocks. `strict` asks Redis in any case.
     pub async fn authenticate(
         &self,
-        token: &str,
+        token: &[u8],
         now: Timestamp,
+        instant: Instant,
         strict: bool,
     ) -> (Result<Arc<Identity>, Refusal>, Source) {
         let Some(identity) = self.verified(token, now) else {
@@ -91,7 +101,7 @@ impl Check {
         if self.revocations.cover(&identity) {
             return (Err(Refusal::Revoked), Source::Memory);
         }
-        if strict || self.freshness.staleness(identity.bucket) > self.max_staleness {
+        if strict || self.freshness.staleness(identity.bucket, instant) > self.max_staleness {
             let live = self.store.session_load(identity.bucket, identity.session).await;
             let answer = match live {
                 Ok(Some(record)) if record.session.user == identity.user => Ok(identity),
@@ -104,14 +114,46 @@ impl Check {
     }
 
     /// The identity of a genuine token. Only what was verified is remembered.
-    fn verified(&self, token: &str, now: Timestamp) -> Option<Arc<Identity>> {
+    fn verified(&self, token: &[u8], now: Timestamp) -> Option<Arc<Identity>> {
         if let Some(identity) = self.verified.get(token) {
             return (identity.expires + LEEWAY > now.seconds()).then_some(identity);
         }
-        let claims = self.tokens.verify(token, now, &self.keys).ok()?;
+        let claims = self.tokens.verify(std::str::from_utf8(token).ok()?, now, &self.keys).ok()?;
         let bucket = self.store.bucket_of(&claims.sub);
         let identity = Arc::new(Identity::new(&claims, bucket)?);
         self.verified.insert(token.into(), Arc::clone(&identity));
         Some(identity)
+    }
+}
+
+/// Hashes the end of a token only: the signature, which is as good as random. Whoever makes others
+/// with the same end makes nothing that is remembered, since only genuine tokens are.
+#[derive(Clone)]
+struct TailHash;
+
+struct TailHasher(u64);
+
+impl BuildHasher for TailHash {
+    type Hasher = TailHasher;
+
+    fn build_hasher(&self) -> TailHasher {
+        TailHasher(0)
+    }
+}
+
+impl Hasher for TailHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(tail) = bytes.last_chunk::<16>() {
+            let wide =
+                u128::from_le_bytes(*tail).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+            // The upper half has seen every bit.
+            self.0 ^= (wide >> 64) as u64;
+        }
+    }
+
+    fn write_usize(&mut self, _length: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use aws_lc_rs::{constant_time, digest};
 use axum::extract::{ConnectInfo, FromRequestParts};
@@ -17,19 +18,21 @@ use crate::state::Gateway;
 
 /// The credential of an `Authorization: Bearer` header (RFC 6750 section 2.1). Two of them are
 /// none: nobody can say which one counts.
-pub(super) fn bearer(headers: &HeaderMap) -> Result<Option<&str>, ()> {
+pub(super) fn bearer(headers: &HeaderMap) -> Result<Option<&[u8]>, ()> {
+    const SCHEME: &[u8] = b"bearer ";
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let Some(value) = values.next() else {
         return Ok(None);
     };
-    if values.next().is_some() {
-        return Err(());
-    }
-    let (scheme, token) = value.to_str().map_err(drop)?.split_once(' ').ok_or(())?;
-    if scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() {
-        Ok(Some(token))
-    } else {
-        Err(())
+    match value.as_bytes().split_at_checked(SCHEME.len()) {
+        Some((scheme, token))
+            if scheme.eq_ignore_ascii_case(SCHEME)
+                && !token.is_empty()
+                && values.next().is_none() =>
+        {
+            Ok(Some(token))
+        }
+        _ => Err(()),
     }
 }
 
@@ -73,7 +76,8 @@ impl FromRequestParts<Arc<Gateway>> for User {
                 return Err(Problem::unauthenticated("the Authorization header is malformed"));
             }
         };
-        match gateway.check.authenticate(token, Timestamp::now(), false).await.0 {
+        let (check, now) = (&gateway.check, Timestamp::now());
+        match check.authenticate(token, now, Instant::now(), false).await.0 {
             Ok(identity) => Ok(Self(identity)),
             Err(Refusal::Unknown) => Err(Problem::unavailable()),
             Err(Refusal::Invalid | Refusal::Revoked) => {
@@ -102,8 +106,8 @@ impl Service {
         Err(Problem::forbidden(&detail))
     }
 
-    fn find(token: &str, keys: &[ServiceKey]) -> Option<Self> {
-        let hash = digest::digest(&digest::SHA256, token.as_bytes());
+    fn find(token: &[u8], keys: &[ServiceKey]) -> Option<Self> {
+        let hash = digest::digest(&digest::SHA256, token);
         keys.iter()
             .find(|key| constant_time::verify_slices_are_equal(&key.sha256, hash.as_ref()).is_ok())
             .map(|key| Self(key.clone()))

@@ -1,31 +1,40 @@
 //! Accepting connections: bounded in number, in the time a header may take, and in the time that
 //! stopping may take.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::ConnectInfo;
 use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
+use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt as _;
 
-/// From accept to the end of the header.
-const HEADER_TIME: Duration = Duration::from_secs(5);
+use super::Routes;
+
+/// How often a connection is looked at. The header of its first request has to be there by then,
+/// that of a later one by the second look.
+const LOOK: Duration = Duration::from_secs(5);
+/// Proxies keep idle connections for up to 90 s; the side that closes first should be theirs.
+const IDLE_LOOKS: u32 = 24;
 const HEADER_BYTES: usize = 16 * 1024;
 
 /// Serves connections until told to stop, then lets requests under way finish for a while.
 pub async fn serve(
     listener: TcpListener,
-    router: Router,
+    routes: Routes,
     max_connections: usize,
     drain: Duration,
     stop: CancellationToken,
@@ -49,10 +58,16 @@ pub async fn serve(
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
             continue;
         };
-        if let Some(connection) = connection(stream, peer, router.clone()) {
+        if stream.set_nodelay(true).is_ok() {
+            let pulse = Arc::new(Pulse::default());
+            let connection = connection(stream, peer, routes.clone(), Arc::clone(&pulse));
             let connection = graceful.watch(connection);
             tokio::spawn(async move {
-                let _ = connection.await;
+                tokio::select! {
+                    biased;
+                    _ = connection => {}
+                    () = pulse.fail() => {}
+                }
                 drop(place);
             });
         }
@@ -65,27 +80,139 @@ pub async fn serve(
 fn connection(
     stream: TcpStream,
     peer: SocketAddr,
-    router: Router,
-) -> Option<impl hyper_util::server::graceful::GracefulConnection<Error: Send> + Send> {
-    stream.set_nodelay(true).ok()?;
-    let service = router.map_request(move |mut request: hyper::Request<Incoming>| {
-        request.extensions_mut().insert(ConnectInfo(peer));
-        request.map(axum::body::Body::new)
+    routes: Routes,
+    pulse: Arc<Pulse>,
+) -> impl GracefulConnection<Error: Send> + Send {
+    let io = TokioIo::new(Watched { stream, pulse: Arc::clone(&pulse) });
+    // A counter of the connection's own: that of the gateway is not touched for a request, so that
+    // processors do not contend for it.
+    let shared = Arc::new((routes, pulse));
+    let service = service_fn(move |request: Request<Incoming>| {
+        let shared = Arc::clone(&shared);
+        async move {
+            let (routes, pulse) = &*shared;
+            pulse.asked(request.version());
+            let response = routes.answer(peer, request).await;
+            pulse.answered();
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    // Without a timer hyper's limits do nothing.
     builder
         .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIME)
         .max_buf_size(HEADER_BYTES)
+        .writev(false)
+        // `Pulse` does this for less than a timer a request.
+        .header_read_timeout(None)
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(128)
         .max_header_list_size(16 * 1024)
         .keep_alive_interval(Duration::from_secs(30));
-    let io = TokioIo::new(stream);
-    Some(builder.serve_connection(io, TowerToHyperService::new(service)).into_owned())
+    builder.serve_connection(io, service).into_owned()
+}
+
+/// Whether a connection lives. Only the task of the connection writes to it, so that plain loads
+/// and stores are enough.
+#[derive(Default)]
+struct Pulse {
+    /// Bytes, either way.
+    moved: AtomicU64,
+    /// Headers that were complete.
+    asked: AtomicU64,
+    answered: AtomicU64,
+    /// Something came after the last answer that is not a whole header yet.
+    unfinished: AtomicBool,
+    /// HTTP/2 sends other things than headers, and has time limits of its own.
+    http2: AtomicBool,
+}
+
+impl Pulse {
+    fn moved(&self, bytes: usize) {
+        self.moved.store(self.moved.load(Ordering::Relaxed) + bytes as u64, Ordering::Relaxed);
+    }
+
+    fn read(&self, bytes: usize) {
+        self.moved(bytes);
+        self.unfinished.store(!self.is_busy() && bytes > 0, Ordering::Relaxed);
+    }
+
+    fn asked(&self, version: Version) {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.unfinished.store(false, Ordering::Relaxed);
+        if version == Version::HTTP_2 {
+            self.http2.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn answered(&self) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn is_busy(&self) -> bool {
+        self.asked.load(Ordering::Relaxed) != self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Returns when the connection is to be closed: it sends a header too slowly, or nothing.
+    async fn fail(&self) {
+        let (mut slow, mut idle, mut last) = (None, 0, 0);
+        let mut looks = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
+        loop {
+            looks.tick().await;
+            let (asked, moved) =
+                (self.asked.load(Ordering::Relaxed), self.moved.load(Ordering::Relaxed));
+            let unfinished =
+                self.unfinished.load(Ordering::Relaxed) && !self.http2.load(Ordering::Relaxed);
+            idle = if moved == last && !self.is_busy() { idle + 1 } else { 0 };
+            if asked == 0 || unfinished && slow == Some(asked) || idle == IDLE_LOOKS {
+                return;
+            }
+            (slow, last) = (unfinished.then_some(asked), moved);
+        }
+    }
+}
+
+/// A stream whose bytes are felt as a pulse.
+struct Watched {
+    stream: TcpStream,
+    pulse: Arc<Pulse>,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if result.is_ready() {
+            self.pulse.read(buffer.filled().len() - before);
+        }
+        result
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        if let Poll::Ready(Ok(written)) = result {
+            self.pulse.moved(written);
+        }
+        result
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }
 
 /// Binds a listener. The error names the address and the key that set it.

@@ -12,15 +12,19 @@ mod sessions;
 mod users;
 mod view;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::Router;
-use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
-use axum::http::{HeaderValue, Method, header};
+use axum::body::{Body, HttpBody};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, MatchedPath, State};
+use axum::http::{HeaderValue, Method, Request, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{any, delete, get, patch, post};
+use axum::routing::{delete, get, patch, post};
+use axum::{BoxError, Router};
+use bytes::Bytes;
+use tower::ServiceExt as _;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::state::Gateway;
@@ -28,12 +32,37 @@ use crate::telemetry::metrics;
 pub use client::Failures;
 use problem::Problem;
 
+/// What a listener answers with.
+#[derive(Clone)]
+pub struct Routes {
+    /// Answers checks, where there are any, without a router.
+    checks: Option<Arc<Gateway>>,
+    others: Router,
+}
+
+impl Routes {
+    /// Answers a request from `peer`.
+    pub async fn answer<B>(&self, peer: SocketAddr, request: Request<B>) -> Response
+    where
+        B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    {
+        let uri = request.uri();
+        if let Some(gateway) = &self.checks
+            && let Some(dialect) = authz::Dialect::of(uri.path())
+        {
+            let query = uri.query().unwrap_or_default();
+            return authz::answer(gateway, dialect, peer, query, request.headers()).await;
+        }
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(ConnectInfo(peer));
+        let Ok(response) = self.others.clone().oneshot(request).await;
+        response
+    }
+}
+
 /// What proxies, clients and backends reach.
-pub fn public(gateway: Arc<Gateway>) -> Router {
-    let checks = Router::new()
-        .route("/authz/auth-request", any(authz::auth_request))
-        .route("/authz/forward-auth", any(authz::forward_auth));
-    let api = Router::new()
+pub fn public(gateway: Arc<Gateway>) -> Routes {
+    let others = Router::new()
         .route("/api/v1/sessions", post(sessions::create))
         .route("/api/v1/sessions/refresh", post(sessions::refresh))
         .route("/api/v1/logout", post(sessions::logout))
@@ -48,24 +77,24 @@ pub fn public(gateway: Arc<Gateway>) -> Router {
         .fallback(|| async { Problem::not_found("there is no such page") })
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
         .layer(DefaultBodyLimit::max(body::LIMIT))
-        .layer(middleware::from_fn(observe));
-    checks
-        .merge(api)
+        .layer(middleware::from_fn(observe))
         .layer(CatchPanicLayer::custom(|_| Problem::internal().into_response()))
-        .with_state(gateway)
+        .with_state(Arc::clone(&gateway));
+    Routes { checks: Some(gateway), others }
 }
 
 /// What only operators reach.
-pub fn operations(gateway: Arc<Gateway>) -> Router {
-    Router::new()
+pub fn operations(gateway: Arc<Gateway>) -> Routes {
+    let others = Router::new()
         .route("/livez", get(ops::livez))
         .route("/readyz", get(ops::readyz))
-        .route("/metrics", get(ops::metrics))
-        .with_state(gateway)
+        .route("/metrics", get(ops::scrape))
+        .with_state(gateway);
+    Routes { checks: None, others }
 }
 
 /// Counts a request, and keeps every answer out of caches.
-async fn observe(request: Request, next: Next) -> Response {
+async fn observe(request: Request<Body>, next: Next) -> Response {
     let start = Instant::now();
     let route = request
         .extensions()

@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 
 use super::App;
+use crate::telemetry::metrics;
 
 /// The process runs. Says nothing of Redis: restarting a gateway does not mend that.
 pub(super) async fn livez() -> &'static str {
@@ -39,7 +40,10 @@ pub(super) async fn readyz(
 }
 
 /// Prometheus's text format.
-pub(super) async fn metrics(State(gateway): App) -> String {
+pub(super) async fn scrape(State(gateway): App) -> String {
     gateway.process.collect();
-    gateway.metrics.render()
+    let mut text = gateway.metrics.render();
+    // Writing to a text does not fail.
+    let _ = metrics::render_checks(&mut text);
+    text
 }

@@ -1,6 +1,8 @@
 //! Points in time.
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use chrono::{DateTime, SecondsFormat};
 use serde::{Serialize, Serializer};
 
 /// Milliseconds since the Unix epoch. What concerns a session comes from the store's clock.
@@ -9,8 +11,10 @@ pub struct Timestamp(pub u64);
 
 impl Timestamp {
     /// This process's wall clock. Lifetimes are the store's to decide; see [`Timestamp`].
+    #[expect(clippy::disallowed_methods, reason = "this is what the others are to use instead")]
     pub fn now() -> Self {
-        Self(u64::try_from(Utc::now().timestamp_millis()).unwrap_or(0))
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 
     /// Whole seconds since the Unix epoch: an RFC 7519 `NumericDate`.

@@ -1,9 +1,10 @@
 //! Every metric, in one place. Labels are closed sets: never a user, a session or an address.
 
-use std::sync::LazyLock;
+use std::fmt::{self, Write as _};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use metrics::{Counter, Histogram, counter, gauge, histogram};
+use metrics::{counter, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 const SECONDS: [f64; 13] = [
@@ -65,24 +66,73 @@ pub enum Source {
     Store,
 }
 
+/// The counts of one thread, on cache lines of their own: processors that count at the same time do
+/// not contend.
+#[repr(align(128))]
 struct Checks {
-    counters: [[Counter; 2]; 9],
-    duration: Histogram,
+    results: [[AtomicU64; 2]; CheckResult::ALL.len()],
+    /// By upper bound, the last without one.
+    durations: [AtomicU64; SECONDS.len() + 1],
+    nanoseconds: AtomicU64,
 }
 
-static CHECKS: LazyLock<Checks> = LazyLock::new(|| Checks {
-    counters: CheckResult::ALL.map(|(_, result)| {
-        ["memory", "store"].map(
-            |source| counter!("gatehouse_checks_total", "result" => result, "source" => source),
-        )
-    }),
-    duration: histogram!("gatehouse_check_duration_seconds"),
-});
+impl Checks {
+    const fn new() -> Self {
+        Self {
+            results: [const { [const { AtomicU64::new(0) }; 2] }; CheckResult::ALL.len()],
+            durations: [const { AtomicU64::new(0) }; SECONDS.len() + 1],
+            nanoseconds: AtomicU64::new(0),
+        }
+    }
+}
+
+/// More threads than this share.
+static CHECKS: [Checks; 64] = [const { Checks::new() }; 64];
+
+thread_local! {
+    static MINE: &'static Checks = {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        &CHECKS[NEXT.fetch_add(1, Ordering::Relaxed) % CHECKS.len()]
+    };
+}
 
 /// A check was answered.
 pub fn check(result: CheckResult, source: Source, elapsed: Duration) {
-    CHECKS.counters[result as usize][source as usize].increment(1);
-    CHECKS.duration.record(elapsed);
+    let seconds = elapsed.as_secs_f64();
+    let bucket = SECONDS.iter().position(|bound| seconds <= *bound).unwrap_or(SECONDS.len());
+    let nanoseconds = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
+    MINE.with(|mine| {
+        mine.results[result as usize][source as usize].fetch_add(1, Ordering::Relaxed);
+        mine.durations[bucket].fetch_add(1, Ordering::Relaxed);
+        mine.nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
+    });
+}
+
+/// The checks in Prometheus's text format, which the recorder does not know of.
+pub(crate) fn render_checks(out: &mut String) -> fmt::Result {
+    let sum = |count: &dyn Fn(&Checks) -> &AtomicU64| -> u64 {
+        CHECKS.iter().map(|checks| count(checks).load(Ordering::Relaxed)).sum()
+    };
+    writeln!(out, "# HELP gatehouse_checks_total Checks answered.")?;
+    writeln!(out, "# TYPE gatehouse_checks_total counter")?;
+    for (result, label) in CheckResult::ALL {
+        for (source, from) in [(Source::Memory, "memory"), (Source::Store, "store")] {
+            let count = sum(&|checks| &checks.results[result as usize][source as usize]);
+            writeln!(out, r#"gatehouse_checks_total{{result="{label}",source="{from}"}} {count}"#)?;
+        }
+    }
+    let name = "gatehouse_check_duration_seconds";
+    writeln!(out, "# HELP {name} Time from the request's header to the answer's.")?;
+    writeln!(out, "# TYPE {name} histogram")?;
+    let mut count = 0;
+    for i in 0..=SECONDS.len() {
+        count += sum(&|checks| &checks.durations[i]);
+        let bound = SECONDS.get(i).map_or_else(|| "+Inf".to_owned(), f64::to_string);
+        writeln!(out, r#"{name}_bucket{{le="{bound}"}} {count}"#)?;
+    }
+    let total = Duration::from_nanos(sum(&|checks| &checks.nanoseconds));
+    writeln!(out, "{name}_sum {}", total.as_secs_f64())?;
+    writeln!(out, "{name}_count {count}")
 }
 
 /// A script ran, or could not.

@@ -177,3 +177,31 @@ async fn a_header_that_never_ends_is_not_waited_for() {
     assert!(slow.await.unwrap() < Duration::from_secs(10));
     assert_eq!(Answer::of(house.gateway().get("/authz/auth-request")).await.status, 401);
 }
+
+#[tokio::test]
+async fn a_connection_may_be_idle_but_not_slow() {
+    use std::io::Read as _;
+    let house = Gatehouse::start().await;
+    let address = house.gateway().url.strip_prefix("http://").unwrap().to_owned();
+    let connections = tokio::task::spawn_blocking(move || {
+        let request = b"GET /authz/auth-request HTTP/1.1\r\nHost: x\r\n\r\n";
+        let ask = |stream: &mut TcpStream| {
+            stream.write_all(request).unwrap();
+            let mut answer = [0; 512];
+            let length = stream.read(&mut answer).unwrap();
+            String::from_utf8_lossy(&answer[..length]).contains("401 Unauthorized")
+        };
+        let [mut idle, mut slow] = [(); 2].map(|()| {
+            let mut stream = TcpStream::connect(&address).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            assert!(ask(&mut stream));
+            stream
+        });
+        slow.write_all(&request[..30]).unwrap();
+        let start = Instant::now();
+        assert_eq!(slow.read(&mut [0; 512]).unwrap(), 0, "closed");
+        assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+        assert!(ask(&mut idle), "a proxy keeps its connections");
+    });
+    connections.await.unwrap();
+}
