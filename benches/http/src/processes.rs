@@ -1,0 +1,222 @@
+//! The processes that are compared: started, asked what they have used, and ended.
+
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::load::Connection;
+
+/// What backends present to the gateway, and its hash, as its configuration has it.
+pub(crate) const SERVICE_KEY: &str = "ghk_compare";
+const SERVICE_KEY_SHA256: &str = "73a75b48a0e6e9b16b2dcad1e74f42f32a5f554df046ac61b155ea37d3de3a0d";
+
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// A child process that ends with its owner. What it says goes to a file.
+struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    fn start(command: &mut Command, log: PathBuf) -> Result<Self> {
+        let file = File::create(&log)?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()
+            .with_context(|| format!("{} does not start", command.get_program().display()))?;
+        Ok(Self { child, log })
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Tries until there is something, and fails when the process has ended or takes too long.
+    fn until<T>(&mut self, mut attempt: impl FnMut(&Self) -> Option<T>) -> Result<T> {
+        let deadline = Instant::now() + START_LIMIT;
+        loop {
+            if let Some(found) = attempt(self) {
+                return Ok(found);
+            }
+            if self.child.try_wait()?.is_some() || Instant::now() > deadline {
+                bail!("not ready: {}", self.log());
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Time on a processor since it began, of all its threads.
+    fn cpu(&self) -> Result<Duration> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        let ticks = ticks(&stat).context("/proc/PID/stat is not understood")?;
+        Ok(Duration::from_secs(ticks) / u32::try_from(rustix::param::clock_ticks_per_second())?)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `utime` and `stime` together. They stand 12th and 13th after the name, which may contain
+/// anything.
+fn ticks(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ').skip(11);
+    let mut next = || fields.next()?.parse::<u64>().ok();
+    Some(next()? + next()?)
+}
+
+/// Something that answers HTTP.
+pub(crate) struct Server {
+    process: Process,
+    pub(crate) address: SocketAddr,
+    pub(crate) is_gateway: bool,
+}
+
+impl Server {
+    /// A gateway over this Redis. Those in one directory share their keys.
+    pub(crate) fn gateway(program: &Path, redis: &Redis, dir: &Path, name: &str) -> Result<Self> {
+        let config = dir.join("gatehouse.toml");
+        fs::write(
+            &config,
+            format!(
+                "[server]\nlisten = '127.0.0.1:0'\nops_listen = '127.0.0.1:0'\n\
+                 trusted_proxies = ['127.0.0.1']\n\
+                 [redis]\nurl = 'redis+unix://{}'\n\
+                 [tokens]\nkeys_dir = '{}/keys'\naccess_ttl = '1h'\n\
+                 [log]\nformat = 'json'\n\
+                 [[login.service_keys]]\nname = 'compare'\nsha256 = '{SERVICE_KEY_SHA256}'\n\
+                 scopes = ['sessions:create']\n",
+                redis.socket.display(),
+                dir.display(),
+            ),
+        )?;
+        let mut command = Command::new(program);
+        command.arg("serve").arg("--config").arg(&config).env_remove("RUST_LOG");
+        let mut process = Process::start(&mut command, dir.join(name))?;
+        let (address, operations) = process.until(|process| {
+            process.log().lines().find_map(|line| {
+                let line: Value = serde_json::from_str(line).ok()?;
+                let address = |key: &str| line[key].as_str()?.parse::<SocketAddr>().ok();
+                Some((address("listen")?, address("ops_listen")?))
+            })
+        })?;
+        process.until(|_| {
+            let question = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+            let answer = Connection::open(operations).ok()?.ask(question).ok()?;
+            (answer.status == 200).then_some(())
+        })?;
+        Ok(Self { process, address, is_gateway: true })
+    }
+
+    /// A rival: it takes `--listen` and `--redis`, and says where it listens.
+    pub(crate) fn rival(command: &mut Command, redis: &Redis, log: PathBuf) -> Result<Self> {
+        command.args(["--listen", "127.0.0.1:0", "--redis"]).arg(&redis.socket);
+        let mut process = Process::start(command, log)?;
+        let address = process.until(|process| {
+            let log = process.log();
+            // A line that is not complete may be half an address.
+            let (lines, _) = log.rsplit_once('\n')?;
+            lines.lines().find_map(|line| line.strip_prefix("listening ")?.parse().ok())
+        })?;
+        Ok(Self { process, address, is_gateway: false })
+    }
+
+    pub(crate) fn cpu(&self) -> Result<Duration> {
+        self.process.cpu()
+    }
+}
+
+/// Node with this program, whose packages are installed where they are missing.
+pub(crate) fn node(program: &Path) -> Result<Command> {
+    let dir = program.parent().context("the program is in a directory")?;
+    if !dir.join("node_modules").exists() {
+        let status = Command::new("npm")
+            .args(["ci", "--no-audit", "--no-fund"])
+            .current_dir(dir)
+            .status()
+            .context("npm does not start")?;
+        ensure!(status.success(), "npm ci failed");
+    }
+    let mut command = Command::new("node");
+    command.arg(program).env("NODE_ENV", "production");
+    Ok(command)
+}
+
+/// A Redis server on a unix socket, with an append-only file.
+pub(crate) struct Redis {
+    process: Process,
+    socket: PathBuf,
+}
+
+/// What Redis has done since it began.
+#[derive(Clone, Copy)]
+pub(crate) struct RedisUsage {
+    pub(crate) cpu: Duration,
+    /// Also those that scripts run.
+    pub(crate) commands: u64,
+    pub(crate) scripts: u64,
+}
+
+impl Redis {
+    pub(crate) fn start(dir: &Path) -> Result<Self> {
+        let mut command = Command::new("redis-server");
+        command
+            .current_dir(dir)
+            .args(["--port", "0", "--unixsocket", "r.sock", "--appendonly", "yes", "--save", ""])
+            .args(["--maxmemory-policy", "noeviction"]);
+        let process = Process::start(&mut command, dir.join("redis.log"))?;
+        let mut redis = Self { process, socket: dir.join("r.sock") };
+        let socket = redis.socket.clone();
+        redis.process.until(|_| UnixStream::connect(&socket).ok())?;
+        Ok(redis)
+    }
+
+    pub(crate) fn usage(&self) -> Result<RedisUsage> {
+        let info = self.info()?;
+        let number = |prefix: &str| {
+            let rest = info.lines().find_map(|line| line.strip_prefix(prefix))?;
+            rest.split(',').next()?.parse::<u64>().ok()
+        };
+        Ok(RedisUsage {
+            cpu: self.process.cpu()?,
+            commands: number("total_commands_processed:").context("INFO is not understood")?,
+            // Not there until the first.
+            scripts: number("cmdstat_evalsha:calls=").unwrap_or(0),
+        })
+    }
+
+    fn info(&self) -> Result<String> {
+        let mut stream = UnixStream::connect(&self.socket)?;
+        stream.write_all(b"INFO all\r\n")?;
+        let mut reader = BufReader::new(stream);
+        let mut length = String::new();
+        reader.read_line(&mut length)?;
+        let length = length.trim().strip_prefix('$').context("INFO is refused")?;
+        let mut text = vec![0; length.parse()?];
+        reader.read_exact(&mut text)?;
+        Ok(String::from_utf8(text)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn ticks_are_counted_behind_any_name() {
+        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 0 0 0 30 12 0 0 20 0 3 0 99 1 1";
+        assert_eq!(super::ticks(stat), Some(42));
+    }
+}
