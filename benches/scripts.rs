@@ -137,7 +137,9 @@ async fn main() {
     // Every script once, so that none is measured while it is compiled.
     let create = |user: String, id: u128| {
         let store = &store;
-        async move { drop(store.session_create(session(&user, id), SEED, 1, LIMITS).await.unwrap()) }
+        async move {
+            drop(store.session_create(session(&user, id), SEED, 1, LIMITS, false).await.unwrap());
+        }
     };
     create("first".into(), u128::MAX).await;
 
@@ -171,10 +173,10 @@ async fn main() {
     };
     measure(&redis, "session_rotate", rotate).await;
     measure(&redis, "session_rotate, repeated", rotate).await;
-    measure(&redis, "session_load", |i| {
+    measure(&redis, "session_live", |i| {
         let (store, session) = (&store, session(&format!("user-{}", i / 4), i as u128));
         let bucket = store.bucket_of(&session.user);
-        async move { assert!(store.session_load(bucket, session.id).await.unwrap().is_some()) }
+        async move { assert!(store.session_live(bucket, session.id).await.unwrap().is_some()) }
     })
     .await;
     measure(&redis, "session_touch, one session", |i| {

@@ -6,7 +6,7 @@
 --        {unknown, sid, user}: not live, or not the owner's
 local sid, owner = ARGV[2], ARGV[3]
 local record = read(sid)
-local expiry = record and record.u == owner and expiry_of(sid, record)
+local expiry = record and record.u == owner and expiry_of(sid, record.u, tonumber(record.c))
 if not expiry then
   return { 'unknown', sid, owner }
 end
@@ -16,7 +16,7 @@ end
 if ARGV[5] ~= '' then
   redis.call('HSET', key('session:' .. sid), 'm', ARGV[5], 'i', ARGV[6])
   -- The absolute limit stays where the login put it.
-  expiry = math.min(tonumber(record.a) + tonumber(ARGV[6]), tonumber(record.x))
+  expiry = math.min(tonumber(record.a or record.c) + tonumber(ARGV[6]), tonumber(record.x))
   set_expiry(owner, tonumber(record.c), sid, expiry)
 end
 local updated, flat = read(sid)

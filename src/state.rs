@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use metrics_process::Collector;
+use tokio::sync::Semaphore;
 
 use crate::check::{Activities, ActivityWriter, Check};
 use crate::config::Config;
 use crate::http::Failures;
-use crate::model::{Revocation, SessionId};
+use crate::model::{Revocation, SessionId, Timestamp};
 use crate::sessions::Sessions;
 use crate::sessions::location::Locations;
 use crate::store::Store;
@@ -25,6 +26,8 @@ pub struct Gateway {
     pub check: Check,
     /// What can be done with a session.
     pub sessions: Sessions,
+    /// For requests to the API, one each.
+    pub places: Semaphore,
     /// Addresses whose credentials were refused.
     pub failures: Failures,
     /// Where addresses are.
@@ -67,10 +70,12 @@ impl Gateway {
             tokens.clone(),
             activities,
             config.check.remembered_tokens,
+            config.check.max_revocations,
             config.check.max_staleness,
         );
         let sessions = Sessions::new(store.clone(), keys, tokens, Arc::clone(&locations), &config);
         let gateway = Self {
+            places: Semaphore::new(config.limits.requests_at_once),
             failures: Failures::per_minute(config.limits.failures_per_minute),
             config,
             check,
@@ -88,7 +93,8 @@ impl Gateway {
     /// These sessions ended here: this gateway need not wait for the feed to say so.
     pub(crate) fn ended(&self, sessions: &[SessionId]) {
         for session in sessions {
-            self.check.revocations.learn(0, &Revocation::Session(*session));
+            // The feed will say when it was by the store's clock.
+            self.check.revocations.learn(0, &Revocation::Session(*session), Timestamp::now());
         }
     }
 

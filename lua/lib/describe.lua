@@ -7,7 +7,7 @@ local function describe(entries)
   local sessions = {}
   for _, entry in ipairs(entries) do
     local record, flat = read(sid_of(entry))
-    local expiry = record and expiry_of(sid_of(entry), record)
+    local expiry = record and expiry_of(sid_of(entry), record.u, tonumber(record.c))
     if expiry then
       sessions[#sessions + 1] = { sid_of(entry), expiry, agent_of(record), flat }
     end

@@ -27,9 +27,8 @@ local function read(sid)
 end
 
 -- The time at which a session expires, or nil and why it is not live.
-local function expiry_of(sid, record)
-  local created = tonumber(record.c)
-  local score = tonumber(redis.call('ZSCORE', key('user:' .. record.u), member(created, sid)))
+local function expiry_of(sid, user, created)
+  local score = tonumber(redis.call('ZSCORE', key('user:' .. user), member(created, sid)))
   if not score then
     return nil, 'orphaned'
   elseif created <= all then
@@ -59,17 +58,11 @@ local function release_agent(id)
   end
 end
 
-local LASTED = { { 60, '1m' }, { 300, '5m' }, { 900, '15m' }, { 3600, '1h' }, { 21600, '6h' },
-  { 86400, '1d' }, { 604800, '7d' } }
-
 local function lasted(created)
   local seconds = (now - created) / 1000
-  for _, step in ipairs(LASTED) do
-    if seconds <= step[1] then
-      return step[2]
-    end
-  end
-  return 'longer'
+  return seconds <= 60 and '1m' or seconds <= 300 and '5m' or seconds <= 900 and '15m'
+    or seconds <= 3600 and '1h' or seconds <= 21600 and '6h' or seconds <= 86400 and '1d'
+    or seconds <= 604800 and '7d' or 'longer'
 end
 
 -- Removes every trace of a session and counts it. Who calls it publishes the revocation, except
@@ -82,7 +75,6 @@ local function end_session(sid, user, created, agent, cause)
   if cause ~= 'expired' then
     redis.call('SET', key('ended:' .. sid), cause .. ' ' .. user, 'PX', retention)
   end
-  count('ended:' .. cause)
-  count('lasted:' .. lasted(created))
+  count('ended:' .. cause .. ':' .. lasted(created))
   event('session_ended', user, sid, cause)
 end

@@ -69,8 +69,8 @@ async fn catch_up(
     let buckets = (0..store.buckets()).map(|bucket| u8::try_from(bucket).unwrap_or(u8::MAX));
     let positions = buckets.map(|bucket| async move {
         let position = store.feed_tail(bucket).await?;
-        for revocation in store.feed_tombstones(bucket).await? {
-            revocations.learn(bucket, &revocation);
+        for (revocation, at) in store.feed_tombstones(bucket).await? {
+            revocations.learn(bucket, &revocation, at);
         }
         freshness.applied(bucket, position.seq);
         Ok::<_, StoreError>(position)
@@ -96,7 +96,7 @@ async fn entries(
         };
         for entry in entries {
             let position = &mut positions[usize::from(entry.bucket)];
-            revocations.learn(entry.bucket, &entry.revocation);
+            revocations.learn(entry.bucket, &entry.revocation, entry.at);
             if entry.seq != position.seq + 1 {
                 return;
             }
@@ -116,7 +116,10 @@ async fn beat(store: &Store, revocations: &Revocations, freshness: &Freshness) {
             let applied = freshness.before_beat(bucket);
             let sent = Instant::now();
             match store.feed_heartbeat(bucket).await {
-                Ok(beat) => freshness.beat(bucket, applied, sent, beat.seq),
+                Ok(beat) => {
+                    revocations.tick(bucket, beat.time);
+                    freshness.beat(bucket, applied, sent, beat.seq);
+                }
                 Err(error) => tracing::debug!(%error, "no heartbeat"),
             }
         });

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use quick_cache::UnitWeighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
+use tokio::sync::Semaphore;
 
 pub use activity::{Activities, ActivityWriter};
 pub use follow::follow;
@@ -28,6 +29,10 @@ use crate::store::Store;
 use crate::telemetry::metrics::Source;
 use crate::token::KeyRing;
 use crate::token::access::{AccessTokens, LEEWAY};
+
+/// Checks that ask Redis at the same time. Where it answers at all, so many are answered in the time
+/// that one may take.
+const STORE_CHECKS: usize = 4096;
 
 /// Why a credential does not prove a live session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +60,8 @@ pub struct Check {
     store: Store,
     verified: Cache<Box<[u8]>, Arc<Identity>, UnitWeighter, TailHash>,
     max_staleness: Duration,
+    /// For checks that ask Redis, one each.
+    places: Semaphore,
 }
 
 impl Check {
@@ -65,13 +72,14 @@ impl Check {
         tokens: AccessTokens,
         activities: Activities,
         remembered_tokens: usize,
+        max_revocations: usize,
         max_staleness: Duration,
     ) -> Self {
         let buckets = usize::from(store.buckets());
         Self {
             tokens,
             keys,
-            revocations: Arc::new(Revocations::new(buckets)),
+            revocations: Arc::new(Revocations::new(buckets, max_revocations)),
             freshness: Arc::new(Freshness::new(buckets)),
             activities,
             store,
@@ -83,6 +91,7 @@ impl Check {
                 DefaultLifecycle::default(),
             ),
             max_staleness,
+            places: Semaphore::new(STORE_CHECKS),
         }
     }
 
@@ -102,9 +111,12 @@ impl Check {
             return (Err(Refusal::Revoked), Source::Memory);
         }
         if strict || self.freshness.staleness(identity.bucket, instant) > self.max_staleness {
-            let live = self.store.session_load(identity.bucket, identity.session).await;
+            let Ok(_place) = self.places.try_acquire() else {
+                return (Err(Refusal::Unknown), Source::Store);
+            };
+            let live = self.store.session_live(identity.bucket, identity.session).await;
             let answer = match live {
-                Ok(Some(record)) if record.session.user == identity.user => Ok(identity),
+                Ok(Some(user)) if user == identity.user => Ok(identity),
                 Ok(_) => Err(Refusal::Revoked),
                 Err(_) => Err(Refusal::Unknown),
             };

@@ -1,5 +1,6 @@
 //! What is known to be dead.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -7,29 +8,39 @@ use papaya::HashMap;
 
 use super::Identity;
 use crate::model::{Revocation, SessionId, Timestamp, UserId};
+use crate::telemetry::metrics;
 
 #[derive(Clone, Copy)]
 struct CutOff {
     before: Timestamp,
     kept: Option<SessionId>,
-    learnt: Timestamp,
 }
 
-/// A set that only grows, until no token is left that an entry could speak of.
+/// A set that only grows, until no token is left that an entry could speak of. All times are the
+/// store's.
 pub struct Revocations {
-    /// Sessions, by id; when this process learnt of it.
+    /// Sessions, by id: when they were revoked.
     sessions: HashMap<u128, Timestamp>,
     users: HashMap<UserId, CutOff>,
     /// By bucket: everything issued up to this time.
     everything: Box<[AtomicU64]>,
+    /// By bucket: the newest time that is known.
+    clocks: Box<[AtomicU64]>,
+    /// How many entries there may be.
+    most: usize,
+    coarsening: Mutex<()>,
 }
 
 impl Revocations {
-    pub(super) fn new(buckets: usize) -> Self {
+    pub(super) fn new(buckets: usize, most: usize) -> Self {
+        let times = || (0..buckets).map(|_| AtomicU64::new(0)).collect();
         Self {
             sessions: HashMap::new(),
             users: HashMap::new(),
-            everything: (0..buckets).map(|_| AtomicU64::new(0)).collect(),
+            everything: times(),
+            clocks: times(),
+            most,
+            coarsening: Mutex::new(()),
         }
     }
 
@@ -47,35 +58,71 @@ impl Revocations {
             })
     }
 
-    /// Learns of a revocation. In any order and any number of times.
-    pub fn learn(&self, bucket: u8, revocation: &Revocation) {
-        let learnt = Timestamp::now();
+    /// Learns of a revocation that was made at some time. In any order and any number of times.
+    pub fn learn(&self, bucket: u8, revocation: &Revocation, at: Timestamp) {
         match revocation {
             Revocation::Session(sid) => {
-                self.sessions.pin().insert(sid.as_u128(), learnt);
+                self.sessions.pin().insert(sid.as_u128(), at);
             }
             // The newest says all that the older ones said: what one of them kept and a later one
             // did not is dead, and what a later one keeps was alive then.
             Revocation::User { user, before, kept } => {
-                let new = CutOff { before: *before, kept: *kept, learnt };
+                let new = CutOff { before: *before, kept: *kept };
                 self.users.pin().update_or_insert(
                     user.clone(),
                     |old| if old.before > new.before { *old } else { new },
                     new,
                 );
             }
-            Revocation::Everything { before } => {
-                self.everything[usize::from(bucket)].fetch_max(before.0, Ordering::AcqRel);
-            }
+            Revocation::Everything { before } => self.cut(bucket, *before),
+        }
+        if self.len() > self.most {
+            self.coarsen();
         }
     }
 
-    /// Forgets what is so old that no token is left of before.
+    fn cut(&self, bucket: u8, before: Timestamp) {
+        self.everything[usize::from(bucket)].fetch_max(before.0, Ordering::AcqRel);
+    }
+
+    /// Replaces the older half by a cut-off: what was issued up to the newest of them is dead. Whoever
+    /// holds such a token refreshes it once, earlier than they would have.
+    fn coarsen(&self) {
+        let Ok(_one_at_a_time) = self.coarsening.try_lock() else {
+            return;
+        };
+        let (sessions, users) = (self.sessions.pin(), self.users.pin());
+        let mut times: Vec<Timestamp> = sessions.values().copied().collect();
+        times.extend(users.values().map(|cut| cut.before));
+        let half = times.len() / 2;
+        if times.len() <= self.most {
+            return;
+        }
+        let (_, &mut before, _) = times.select_nth_unstable(half);
+        for bucket in 0..self.everything.len() {
+            self.cut(u8::try_from(bucket).unwrap_or(u8::MAX), before);
+        }
+        sessions.retain(|_, at| *at > before);
+        users.retain(|_, cut| cut.before > before);
+        metrics::revocations_coarsened();
+        tracing::warn!(
+            most = self.most,
+            "more revocations than check.max_revocations: older access tokens have to be refreshed"
+        );
+    }
+
+    /// A bucket's clock says so much.
+    pub(super) fn tick(&self, bucket: u8, now: Timestamp) {
+        self.clocks[usize::from(bucket)].fetch_max(now.0, Ordering::AcqRel);
+    }
+
+    /// Forgets what is so old that no token is left of before. Of all clocks the slowest counts.
     pub(super) fn forget(&self, retention: Duration) {
+        let now = self.clocks.iter().map(|clock| clock.load(Ordering::Acquire)).min().unwrap_or(0);
         let retention = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
-        let oldest = Timestamp(Timestamp::now().0.saturating_sub(retention));
-        self.sessions.pin().retain(|_, learnt| *learnt >= oldest);
-        self.users.pin().retain(|_, cut| cut.learnt >= oldest);
+        let oldest = Timestamp(now.saturating_sub(retention));
+        self.sessions.pin().retain(|_, at| *at >= oldest);
+        self.users.pin().retain(|_, cut| cut.before >= oldest);
     }
 
     /// How many are held.
@@ -126,43 +173,63 @@ mod tests {
 
     #[test]
     fn a_session_is_dead_and_no_other() {
-        let set = Revocations::new(16);
-        set.learn(3, &Revocation::Session(SessionId([1; 16])));
+        let set = Revocations::new(16, 100);
+        set.learn(3, &Revocation::Session(SessionId([1; 16])), Timestamp(1_000));
         assert!(set.cover(&identity("ann", 1, 5)));
         assert!(!set.cover(&identity("ann", 2, 5)));
     }
 
     #[test]
     fn a_users_cut_off_spares_what_is_kept_and_what_comes_after() {
-        let set = Revocations::new(16);
-        set.learn(3, &user("ann", 1_000, Some(1)));
+        let set = Revocations::new(16, 100);
+        set.learn(3, &user("ann", 1_000, Some(1)), Timestamp(1_000));
         assert!(!set.cover(&identity("ann", 1, 900)), "kept");
         assert!(set.cover(&identity("ann", 2, 1_000)), "to the millisecond");
         assert!(!set.cover(&identity("ann", 3, 1_001)), "issued after");
         assert!(!set.cover(&identity("bob", 2, 900)), "somebody else");
-        set.learn(3, &user("ann", 2_000, None));
-        set.learn(3, &user("ann", 1_000, Some(1)));
+        set.learn(3, &user("ann", 2_000, None), Timestamp(2_000));
+        set.learn(3, &user("ann", 1_000, Some(1)), Timestamp(1_000));
         assert!(set.cover(&identity("ann", 1, 900)), "an older one does not undo a newer");
     }
 
     #[test]
     fn everything_of_a_bucket_ends_at_once() {
-        let set = Revocations::new(16);
-        set.learn(4, &Revocation::Everything { before: Timestamp(1_000) });
+        let set = Revocations::new(16, 100);
+        set.learn(4, &Revocation::Everything { before: Timestamp(1_000) }, Timestamp(1_000));
         assert!(!set.cover(&identity("ann", 1, 900)), "another bucket");
-        set.learn(3, &Revocation::Everything { before: Timestamp(1_000) });
+        set.learn(3, &Revocation::Everything { before: Timestamp(1_000) }, Timestamp(1_000));
         assert!(set.cover(&identity("ann", 1, 1_000)));
         assert!(!set.cover(&identity("ann", 1, 1_001)));
     }
 
     #[test]
-    fn the_old_is_forgotten() {
-        let set = Revocations::new(16);
-        set.learn(3, &Revocation::Session(SessionId([1; 16])));
+    fn the_old_is_forgotten_by_the_slowest_clock() {
+        let set = Revocations::new(2, 100);
+        set.learn(0, &Revocation::Session(SessionId([1; 16])), Timestamp(1_000));
+        set.learn(0, &user("ann", 1_000, None), Timestamp(1_000));
+        set.tick(0, Timestamp(100_000));
         set.forget(Duration::from_mins(1));
-        assert_eq!(set.len(), 1);
-        set.sessions.pin().insert(SessionId([1; 16]).as_u128(), Timestamp(1));
+        assert_eq!(set.len(), 2, "the other bucket has not said what time it is");
+        set.tick(1, Timestamp(61_000));
+        set.forget(Duration::from_mins(1));
+        assert_eq!(set.len(), 2);
+        set.tick(1, Timestamp(61_001));
         set.forget(Duration::from_mins(1));
         assert!(set.is_empty());
+    }
+
+    #[test]
+    fn too_many_become_a_cut_off_that_covers_them() {
+        let set = Revocations::new(16, 100);
+        for i in 1..=101_u8 {
+            let at = Timestamp(1_000 + u64::from(i));
+            set.learn(3, &Revocation::Session(SessionId([i; 16])), at);
+        }
+        assert_eq!(set.len(), 50);
+        for i in 1..=101_u8 {
+            assert!(set.cover(&identity("ann", i, 1_000)), "{i}: never let in again");
+        }
+        assert!(set.cover(&identity("ann", 200, 1_051)), "an innocent one has to refresh");
+        assert!(!set.cover(&identity("ann", 200, 1_052)), "and is let in then");
     }
 }

@@ -143,6 +143,8 @@ pub struct Check {
     pub max_staleness: Duration,
     /// Verified tokens that are kept in memory.
     pub remembered_tokens: usize,
+    /// Revocations that are kept one by one.
+    pub max_revocations: usize,
     /// How often last-activity times are written to the store.
     #[serde(with = "duration")]
     pub activity_flush: Duration,
@@ -178,6 +180,8 @@ pub struct ServiceKey {
 pub struct Limits {
     /// Refused credentials an address (IPv6: a /64) may send in a minute.
     pub failures_per_minute: u32,
+    /// Requests to the API that are answered at once.
+    pub requests_at_once: usize,
 }
 
 /// `[geoip]`

@@ -36,6 +36,7 @@ pub(super) fn problems(config: &Config) -> Vec<(String, String)> {
     check(config, &mut found);
     login(config, &mut found);
     found.range(at!(config.limits.failures_per_minute), 1..=100_000);
+    found.range(at!(config.limits.requests_at_once), 1..=100_000);
     geoip(config, &mut found);
     found.time(at!(config.sweep.interval), SECOND / 10..=10 * MINUTE);
     log(config, &mut found);
@@ -134,6 +135,7 @@ fn sessions(config: &Config, found: &mut Found) {
 fn check(config: &Config, found: &mut Found) {
     found.time(at!(config.check.max_staleness), SECOND..=5 * MINUTE);
     found.range(at!(config.check.remembered_tokens), 0..=10_000_000);
+    found.range(at!(config.check.max_revocations), 100..=10_000_000);
     found.time(at!(config.check.activity_flush), SECOND / 10..=MINUTE);
 }
 

@@ -77,7 +77,7 @@ pub fn public(gateway: Arc<Gateway>) -> Routes {
         .fallback(|| async { Problem::not_found("there is no such page") })
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
         .layer(DefaultBodyLimit::max(body::LIMIT))
-        .layer(middleware::from_fn(observe))
+        .layer(middleware::from_fn_with_state(Arc::clone(&gateway), observe))
         .layer(CatchPanicLayer::custom(|_| Problem::internal().into_response()))
         .with_state(Arc::clone(&gateway));
     Routes { checks: Some(gateway), others }
@@ -93,8 +93,8 @@ pub fn operations(gateway: Arc<Gateway>) -> Routes {
     Routes { checks: None, others }
 }
 
-/// Counts a request, and keeps every answer out of caches.
-async fn observe(request: Request<Body>, next: Next) -> Response {
+/// Counts a request, refuses one too many, and keeps every answer out of caches.
+async fn observe(State(gateway): App, request: Request<Body>, next: Next) -> Response {
     let start = Instant::now();
     let route = request
         .extensions()
@@ -107,7 +107,10 @@ async fn observe(request: Request<Body>, next: Next) -> Response {
         Method::DELETE => "DELETE",
         _ => "other",
     };
-    let mut response = next.run(request).await;
+    let mut response = match gateway.places.try_acquire() {
+        Ok(_place) => next.run(request).await,
+        Err(_) => Problem::overloaded().into_response(),
+    };
     response
         .headers_mut()
         .entry(header::CACHE_CONTROL)

@@ -123,6 +123,13 @@ impl Problem {
         Self { retry_after: Some(1), ..Self::new(status, "store_unavailable", title, detail) }
     }
 
+    pub(super) fn overloaded() -> Self {
+        let detail = "more requests are under way than this gateway answers at once";
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        let title = "Try again in a moment";
+        Self { retry_after: Some(1), ..Self::new(status, "overloaded", title, detail) }
+    }
+
     /// A fault of ours. The trace id finds it in the logs.
     pub(super) fn internal() -> Self {
         let status = StatusCode::INTERNAL_SERVER_ERROR;

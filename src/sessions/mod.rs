@@ -127,7 +127,8 @@ impl Sessions {
         };
         let on_limit: OnLimit = self.settings.on_limit_service;
         let limits = Limits { sessions: self.settings.limit, on_limit, idle, absolute };
-        match self.store.session_create(session, seed, family, limits).await? {
+        let repeatable = new.request.is_some();
+        match self.store.session_create(session, seed, family, limits, repeatable).await? {
             Created::New { issued, session, evicted } => {
                 metrics::session_created("service");
                 metrics::sessions_ended("evicted", evicted.len() as u64);

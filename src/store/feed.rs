@@ -29,6 +29,8 @@ pub struct Entry {
     pub seq: u64,
     /// The stream's id of it.
     pub id: String,
+    /// When it was made, by the bucket's clock: nothing that it speaks of was issued later.
+    pub at: Timestamp,
     /// What it says.
     pub revocation: Revocation,
 }
@@ -62,16 +64,21 @@ impl Store {
         Ok(Position { bucket, seq: reply.number()?, id: reply.text()? })
     }
 
-    /// Every revocation of a bucket that still matters. What is added meanwhile stands in the feed
-    /// after a tail that was noted before.
-    pub async fn feed_tombstones(&self, bucket: u8) -> Result<Vec<Revocation>, StoreError> {
+    /// Every revocation of a bucket that still matters, with the time it was made. What is added
+    /// meanwhile stands in the feed after a tail that was noted before.
+    pub async fn feed_tombstones(
+        &self,
+        bucket: u8,
+    ) -> Result<Vec<(Revocation, Timestamp)>, StoreError> {
         let mut cursor = "0".to_owned();
         let mut tombstones = Vec::new();
         loop {
             let command = CustomCommand::new("ZSCAN", ClusterHash::FirstKey, false);
             let args = vec![keys::index(bucket), cursor, "COUNT".into(), "1000".into()];
             let (next, page): (String, Vec<String>) = self.pool.custom(command, args).await?;
-            tombstones.extend(page.chunks_exact(2).filter_map(|pair| pair[0].parse().ok()));
+            tombstones.extend(page.chunks_exact(2).filter_map(|pair| {
+                Some((pair[0].parse().ok()?, Timestamp(pair[1].parse().ok()?)))
+            }));
             if next == "0" {
                 return Ok(tombstones);
             }
@@ -97,13 +104,15 @@ impl Store {
                 let field = |name: &str| fields.get(name);
                 let problem = "an entry of the feed cannot be read";
                 let unreadable = StoreError::Reply { script: "feed_read", problem };
-                let (Some(seq), Some(revocation)) = (
+                let (Some(seq), Some(time), Some(revocation)) = (
                     field("q").and_then(|text| text.parse().ok()),
+                    field("t").and_then(|text| text.parse().ok()),
                     field("m").and_then(|text| text.parse().ok()),
                 ) else {
                     return Err(unreadable);
                 };
-                entries.push(Entry { bucket: at.bucket, seq, id: id.clone(), revocation });
+                let (bucket, id, at) = (at.bucket, id.clone(), Timestamp(time));
+                entries.push(Entry { bucket, seq, id, at, revocation });
             }
         }
         Ok(entries)

@@ -2,7 +2,7 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::model::UserId;
+use crate::model::{SessionId, UserId};
 
 /// What every gateway on this Redis agrees on.
 pub(super) const META: &str = "gh:meta";
@@ -25,6 +25,11 @@ pub(super) fn revoked(bucket: u8) -> String {
 /// The tombstones by time.
 pub(super) fn index(bucket: u8) -> String {
     format!("gh:{{{bucket:02x}}}:revoked:index")
+}
+
+/// The record of a session.
+pub(super) fn session(bucket: u8, sid: SessionId) -> String {
+    format!("gh:{{{bucket:02x}}}:session:{sid}")
 }
 
 #[cfg(test)]

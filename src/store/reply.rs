@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use fred::prelude::*;
 
 use super::StoreError;
-use crate::model::{DeviceClass, Location, Session, SessionId, Timestamp, UserId};
+use crate::model::{DeviceClass, Location, Session, SessionId, Timestamp};
 use crate::token::handle::Seed;
 
 /// The reply of a script, read from the front.
@@ -82,11 +82,18 @@ impl Reply {
         expires: Timestamp,
         user_agent: String,
     ) -> Result<Record, StoreError> {
-        let flat = self.list()?;
-        record(&flat, id, expires, user_agent)
+        let mut flat = self.list()?.into_iter();
+        let mut fields = Fields::new();
+        while let (Some(name), Some(value)) = (flat.next(), flat.next()) {
+            fields.insert(name.as_string().unwrap_or_default(), value);
+        }
+        Record::read(&fields, id, expires, user_agent)
             .ok_or_else(|| self.problem("an incomplete session record"))
     }
 }
+
+/// A hash of the store.
+pub(super) type Fields = HashMap<String, Value>;
 
 /// A session as it is stored.
 pub struct Record {
@@ -96,38 +103,48 @@ pub struct Record {
     pub seed: Seed,
 }
 
-fn record(flat: &[Value], id: SessionId, expires: Timestamp, user_agent: String) -> Option<Record> {
-    let fields: HashMap<&[u8], &Value> =
-        flat.chunks_exact(2).filter_map(|pair| Some((pair[0].as_bytes()?, &pair[1]))).collect();
-    let text = |name: &str| fields.get(name.as_bytes()).and_then(|value| value.as_string());
-    let number = |name: &str| text(name)?.parse::<u64>().ok();
-    let country = text("y").filter(|country| !country.is_empty());
-    let user: UserId = text("u")?.parse().ok()?;
-    Some(Record {
-        seed: fields.get(b"s".as_slice())?.as_bytes()?.try_into().ok()?,
-        session: Session {
-            id,
-            user,
-            device_name: text("n")?,
-            device_class: DeviceClass::from_code(text("d")?.chars().next()?)?,
-            ip: text("p").unwrap_or_default(),
-            user_agent,
-            location: country.map(|country| Location {
-                city: text("l").filter(|city| !city.is_empty()),
-                country,
-            }),
-            created: Timestamp(number("c")?),
-            last_active: Timestamp(number("a")?),
-            expires,
-            remembered: text("m")? == "1",
-            generation: number("g")?.try_into().ok()?,
-            auth_time: Timestamp(number("t")?),
-            auth_method: text("w")?,
-            roles: text("o")?.split_whitespace().map(str::to_owned).collect(),
-            claims: match text("e") {
-                Some(json) => serde_json::from_str(&json).ok()?,
-                None => serde_json::Map::new(),
+impl Record {
+    /// `None` when something is missing.
+    pub(super) fn read(
+        fields: &Fields,
+        id: SessionId,
+        expires: Timestamp,
+        user_agent: String,
+    ) -> Option<Self> {
+        let text = |name: &str| fields.get(name).and_then(Value::as_string);
+        let number = |name: &str| text(name)?.parse::<u64>().ok();
+        let country = text("y").filter(|country| !country.is_empty());
+        let created = Timestamp(number("c")?);
+        Some(Self {
+            seed: fields.get("s")?.as_bytes()?.try_into().ok()?,
+            session: Session {
+                id,
+                user: text("u")?.parse().ok()?,
+                device_name: text("n")?,
+                device_class: DeviceClass::from_code(text("d")?.chars().next()?)?,
+                ip: text("p").unwrap_or_default(),
+                user_agent,
+                location: country.map(|country| Location {
+                    city: text("l").filter(|city| !city.is_empty()),
+                    country,
+                }),
+                created,
+                last_active: number("a").map_or(created, Timestamp),
+                expires,
+                remembered: text("m").as_deref() == Some("1"),
+                generation: number("g")?.try_into().ok()?,
+                auth_time: number("t").map_or(created, Timestamp),
+                auth_method: text("w")?,
+                roles: text("o")
+                    .unwrap_or_default()
+                    .split_whitespace()
+                    .map(str::to_owned)
+                    .collect(),
+                claims: match text("e") {
+                    Some(json) => serde_json::from_str(&json).ok()?,
+                    None => serde_json::Map::new(),
+                },
             },
-        },
-    })
+        })
+    }
 }

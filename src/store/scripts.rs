@@ -45,7 +45,7 @@ macro_rules! script {
 // flag is refused by a full server before its first line, so it never stops half way.
 script!(CREATE, "session_create", "", [BUCKET, RECORD, FEED, SESSION, DESCRIBE]);
 script!(ROTATE, "session_rotate", "allow-oom", [BUCKET, RECORD, FEED, SESSION]);
-script!(LOAD, "session_load", "no-writes", [BUCKET, RECORD, SESSION, DESCRIBE]);
+script!(LIVE, "session_live", "no-writes", [BUCKET, RECORD, SESSION]);
 script!(LIST, "session_list", "no-writes", [BUCKET, RECORD, SESSION, DESCRIBE]);
 script!(UPDATE, "session_update", "", [BUCKET, RECORD, SESSION, DESCRIBE]);
 script!(TOUCH, "session_touch", "", [BUCKET, RECORD, SESSION]);
@@ -94,7 +94,7 @@ mod tests {
         let scripts = [
             &CREATE,
             &ROTATE,
-            &LOAD,
+            &LIVE,
             &LIST,
             &UPDATE,
             &TOUCH,

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use aws_lc_rs::digest::{self, Digest};
 use fred::prelude::*;
 
 pub use super::reply::Record;
-use super::reply::Reply;
-use super::{Store, StoreError, scripts};
+use super::reply::{Fields, Reply};
+use super::{Store, StoreError, keys, scripts};
 use crate::config::OnLimit;
 use crate::model::{EndCause, Location, Session, SessionId, Timestamp, UserId};
 use crate::token::handle::Seed;
@@ -120,18 +121,25 @@ pub struct Swept {
     pub active: u64,
 }
 
+/// A name for a text, of the form that takes least in the store.
+fn short(digest: &Digest) -> i64 {
+    digest.as_ref().first_chunk().map_or(0, |bytes| i64::from_be_bytes(*bytes))
+}
+
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 impl Store {
-    /// Starts a session. Its id names the request too: the same id again is the same answer.
+    /// Starts a session. When it is repeatable, its id names the request too, and the same id again is
+    /// the same answer; otherwise the id must be a new one.
     pub async fn session_create(
         &self,
         mut session: Session,
         seed: Seed,
         family: u64,
         limits: Limits,
+        repeatable: bool,
     ) -> Result<Created, StoreError> {
         /// For how long a request can be repeated.
         const REPLAY_MS: i64 = 600_000;
@@ -142,7 +150,7 @@ impl Store {
         };
         let agent = match session.user_agent.as_str() {
             "" => String::new(),
-            text => fred::util::sha1_hash(text)[..16].to_owned(),
+            text => short(&digest::digest(&digest::SHA256, text.as_bytes())).to_string(),
         };
         let mut args: Vec<Value> = vec![
             session.id.to_string().into(),
@@ -151,7 +159,7 @@ impl Store {
             policy(limits.on_limit).into(),
             millis(limits.idle).into(),
             millis(limits.absolute).into(),
-            REPLAY_MS.into(),
+            (if repeatable { REPLAY_MS } else { 0 }).into(),
             agent.into(),
             session.user_agent.as_str().into(),
             country.into(),
@@ -159,11 +167,15 @@ impl Store {
         ];
         let mut field = |name: &str, value: Value| args.extend([name.into(), value]);
         field("s", Value::Bytes(seed.to_vec().into()));
-        field("f", family.to_string().into());
+        field("f", family.cast_signed().into());
         field("n", session.device_name.as_str().into());
-        field("m", (if session.remembered { "1" } else { "0" }).into());
         field("w", session.auth_method.as_str().into());
-        field("o", session.roles.join(" ").into());
+        if session.remembered {
+            field("m", "1".into());
+        }
+        if !session.roles.is_empty() {
+            field("o", session.roles.join(" ").into());
+        }
         if !session.ip.is_empty() {
             field("p", session.ip.as_str().into());
         }
@@ -221,11 +233,16 @@ impl Store {
             Value::Bytes(seed.to_vec().into()),
             millis(grace).into(),
             UNSEEN_MS.into(),
-            family.to_string().into(),
+            family.cast_signed().into(),
             i64::from(counts_as_activity).into(),
         ];
-        let mut reply =
-            Reply::new("session_rotate", self.run(&scripts::ROTATE, bucket, args).await?);
+        // Beside the script and not in it, because a script has to take every field into its hands.
+        // Neither order matters: what a rotation changes of the record, it also replies.
+        let key = keys::session(bucket, sid);
+        let (values, fields) = tokio::join!(self.run(&scripts::ROTATE, bucket, args), async {
+            self.pool.hgetall::<Fields, _>(key).await
+        });
+        let mut reply = Reply::new("session_rotate", values?);
         let outcome = reply.text()?;
         let echoed = reply.session_id()?;
         reply.must_echo(echoed == sid)?;
@@ -246,22 +263,35 @@ impl Store {
         let issued = reply.time()?;
         let expires = reply.time()?;
         let granted = reply.number()?;
-        let mut record = reply.session(sid, expires, String::new())?;
+        let fields = fields?;
+        if fields.is_empty() {
+            // It was ended a moment ago.
+            return Ok(Err(Refused::Revoked));
+        }
+        let mut record = Record::read(&fields, sid, expires, String::new())
+            .ok_or_else(|| reply.problem("an incomplete session record"))?;
         reply.must_echo(record.session.user.as_str() == user)?;
         record.session.generation =
             granted.try_into().map_err(|_| reply.problem("a generation out of range"))?;
         Ok(Ok(Granted { issued, record, how }))
     }
 
-    /// One session, if it is live at this moment.
-    pub async fn session_load(
+    /// Whose a session is, if it is live at this moment.
+    pub async fn session_live(
         &self,
         bucket: u8,
         sid: SessionId,
-    ) -> Result<Option<Record>, StoreError> {
+    ) -> Result<Option<UserId>, StoreError> {
         let args = vec![sid.to_string().into()];
-        let reply = Reply::new("session_load", self.run(&scripts::LOAD, bucket, args).await?);
-        live(reply, sid)
+        let mut reply = Reply::new("session_live", self.run(&scripts::LIVE, bucket, args).await?);
+        let outcome = reply.text()?;
+        let echoed = reply.session_id()?;
+        reply.must_echo(echoed == sid)?;
+        if outcome != "live" {
+            return Ok(None);
+        }
+        let user = reply.text()?.parse().map_err(|_| reply.problem("a user id was expected"))?;
+        Ok(Some(user))
     }
 
     /// The live sessions of a user, the last active first.
@@ -294,7 +324,20 @@ impl Store {
             idle.into(),
         ];
         let values = self.run(&scripts::UPDATE, self.bucket_of(owner), args).await?;
-        live(Reply::new("session_update", values), sid)
+        let mut reply = Reply::new("session_update", values);
+        let outcome = reply.text()?;
+        let echoed = reply.session_id()?;
+        let same = echoed == sid && reply.text()? == owner.as_str();
+        reply.must_echo(same)?;
+        if outcome != "live" {
+            return Ok(None);
+        }
+        reply.time()?;
+        let expires = reply.time()?;
+        let agent = reply.text()?;
+        let record = reply.session(sid, expires, agent)?;
+        reply.must_echo(record.session.user == *owner)?;
+        Ok(Some(record))
     }
 
     /// Records activity. At most 64 sessions of one bucket.
@@ -369,22 +412,6 @@ impl Store {
         reply.text()?;
         Ok(Swept { ended: reply.number()?, more: reply.number()? == 1, active: reply.number()? })
     }
-}
-
-fn live(mut reply: Reply, sid: SessionId) -> Result<Option<Record>, StoreError> {
-    let outcome = reply.text()?;
-    let echoed = reply.session_id()?;
-    reply.must_echo(echoed == sid)?;
-    let user = reply.text()?;
-    if outcome != "live" {
-        return Ok(None);
-    }
-    reply.time()?;
-    let expires = reply.time()?;
-    let agent = reply.text()?;
-    let record = reply.session(sid, expires, agent)?;
-    reply.must_echo(record.session.user.as_str() == user)?;
-    Ok(Some(record))
 }
 
 fn sessions(mut reply: Reply, user: &UserId) -> Result<Vec<Session>, StoreError> {

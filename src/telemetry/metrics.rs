@@ -176,6 +176,11 @@ pub(crate) fn feed(staleness: Duration, held: usize, up: bool) {
     gauge!("gatehouse_redis_up").set(if up { 1.0 } else { 0.0 });
 }
 
+/// There were more revocations than may be held one by one.
+pub(crate) fn revocations_coarsened() {
+    counter!("gatehouse_revocations_coarsened_total").increment(1);
+}
+
 /// The feed was read anew.
 pub(crate) fn feed_resync() {
     counter!("gatehouse_feed_resyncs_total").increment(1);

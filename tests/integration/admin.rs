@@ -52,7 +52,7 @@ async fn a_change_needs_a_recent_login() {
     let admin = gateway.create(json!({ "user_id": "ann", "roles": ["admin"] })).await.tokens();
     // The login was 16 minutes ago, as the store tells the next token.
     let key = format!("gh:{{08}}:session:{}", admin.session);
-    let then: u64 = gatehouse.redis.cli(&["HGET", &key, "t"]).parse().unwrap();
+    let then: u64 = gatehouse.redis.cli(&["HGET", &key, "c"]).parse().unwrap();
     gatehouse.redis.cli(&["HSET", &key, "t", &(then - 16 * 60_000).to_string()]);
     let admin = gateway.refresh_from(&admin.refresh, "").await.tokens();
     assert_eq!(

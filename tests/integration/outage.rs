@@ -146,3 +146,20 @@ async fn an_empty_redis_is_a_clean_start_and_no_theft() {
     let fresh = || async { gateway.check(&again.access).await == 200 && gateway.ready().await };
     assert!(eventually(Duration::from_secs(5), fresh).await);
 }
+
+#[tokio::test]
+async fn more_requests_than_can_be_answered_are_told_so_and_checks_go_on() {
+    let gatehouse = Gatehouse::with(1, &["limits.requests_at_once=2"]).await;
+    let gateway = gatehouse.gateway();
+    let tokens = gateway.login("ann").await;
+    gatehouse.redis.signal("STOP");
+    let answers = join_all((0..6).map(|_| gateway.refresh(&tokens.refresh))).await;
+    let refused: Vec<_> = answers.iter().filter(|answer| answer.code() == "overloaded").collect();
+    assert_eq!(refused.len(), 4, "{answers:?}");
+    assert!(refused.iter().all(|answer| answer.status == 503));
+    assert!(refused.iter().all(|answer| answer.headers.contains_key("retry-after")));
+    assert_eq!(gateway.check(&tokens.access).await, 200);
+    gatehouse.redis.signal("CONT");
+    let back = || async { gateway.refresh(&tokens.refresh).await.status == 200 };
+    assert!(eventually(Duration::from_secs(10), back).await);
+}

@@ -107,3 +107,31 @@ async fn a_stream_that_vanished_is_noticed_by_the_heartbeat() {
             .await
     );
 }
+
+#[tokio::test]
+async fn more_revocations_than_can_be_held_let_nobody_in() {
+    let gatehouse = Gatehouse::with(2, &["check.max_revocations=100"]).await;
+    let gateway = gatehouse.gateway();
+    let innocent = gateway.login("innocent").await;
+    let mut gone = Vec::new();
+    for i in 0..150 {
+        let tokens = gateway.login(&format!("user-{i}")).await;
+        assert_eq!(gateway.call(Method::POST, "/api/v1/logout", &tokens).await.status, 204);
+        gone.push(tokens);
+    }
+    let fresh = gateway.refresh(&innocent.refresh).await.tokens();
+    for gateway in &gatehouse.gateways {
+        for tokens in &gone {
+            assert!(refuses(gateway, tokens).await);
+        }
+        assert!(gateway.metric("gatehouse_revocations_coarsened_total").await >= 1);
+        let held =
+            || async { (1..=100).contains(&gateway.metric("gatehouse_revocations_held").await) };
+        assert!(eventually(Duration::from_secs(2), held).await);
+        assert_eq!(
+            gateway.check(&fresh.access).await,
+            200,
+            "a refresh is all that it costs others"
+        );
+    }
+}
