@@ -1,22 +1,38 @@
 # make run     a gateway with a Redis of its own, ready to use
 # make test    everything: what is missing is installed, then format, lints and tests
-# make bench   the parts of a check and of a refresh, one by one
+# make bench   the parts of a check and of a refresh, one by one, and the scripts inside Redis
+# make bench-http    a check over HTTP next to what else would answer it, and Gatehouse at size;
+#                    writes benches/RESULTS.md (half an hour)
+# make bench-guard   fails when a check, a refresh or a create needs more instructions than before
 
-.PHONY: run test bench setup-run setup-test fmt lint unit integration
+.PHONY: run test bench bench-http bench-guard setup-run setup-test setup-bench fmt lint unit integration
 
 run: setup-run
 	cargo run --release -- serve --dev
 
-test: setup-test fmt lint unit integration
+test: setup-test fmt lint unit integration bench-guard
 
-bench:
-	cargo bench --bench parts
+bench: setup-test
+	cargo bench --locked --bench parts --bench scripts
+
+bench-http: setup-bench
+	cargo build --locked --release
+	cargo build --locked --release --manifest-path benches/http/Cargo.toml --target-dir target/http
+	target/http/release/compare
+	target/http/release/scale
+
+# UPDATE=--update writes down what was counted as what is allowed.
+bench-guard: setup-test
+	cargo bench --locked --bench guard -- $(UPDATE)
 
 setup-run:
 	@scripts/install redis-server
 
 setup-test:
-	@scripts/install redis-server redis-cli nginx
+	@scripts/install redis-server redis-cli nginx valgrind
+
+setup-bench:
+	@scripts/install redis-server redis-cli wrk node npm
 
 fmt:
 	cargo fmt --check

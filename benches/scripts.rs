@@ -1,6 +1,6 @@
 //! What the scripts cost inside Redis, and what a session weighs there: `cargo bench --bench scripts`.
 //!
-//! Microseconds a call are the server's own (`INFO commandstats`), under 64 calls at once, so that
+//! Microseconds a call are the server's own (`INFO commandstats`), under 256 calls at once, so that
 //! what is measured is a server at work and not one that wakes up.
 
 #![expect(
@@ -9,7 +9,9 @@
     reason = "a benchmark prints, and fails by panicking"
 )]
 
-use std::process::{Child, Command, Stdio};
+mod redis;
+
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt as _, stream};
@@ -17,10 +19,10 @@ use gatehouse::config::{self, OnLimit};
 use gatehouse::model::{DeviceClass, Location, Session, SessionId, Timestamp};
 use gatehouse::store::Store;
 use gatehouse::store::sessions::{Activity, Limits};
+use redis::Redis;
 use serde_json::json;
-use tempfile::TempDir;
 
-const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 256;
 const CALLS: usize = 50_000;
 /// The figures of a session with all its metadata are taken at this many.
 const SESSIONS: usize = 100_000;
@@ -32,55 +34,24 @@ const LIMITS: Limits = Limits {
     absolute: Duration::from_hours(7 * 24),
 };
 
-struct Redis {
-    process: Child,
-    dir: TempDir,
+fn cli(redis: &Redis, args: &[&str]) -> String {
+    let output = Command::new("redis-cli").arg("-s").arg(redis.socket()).args(args).output();
+    String::from_utf8(output.unwrap().stdout).unwrap()
 }
 
-impl Redis {
-    fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let process = Command::new("redis-server")
-            .current_dir(dir.path())
-            .args(["--port", "0", "--unixsocket", "r.sock", "--save", ""])
-            .args(["--appendonly", "yes", "--maxmemory-policy", "noeviction"])
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        Self { process, dir }
-    }
-
-    fn url(&self) -> String {
-        format!("redis+unix://{}", self.dir.path().join("r.sock").display())
-    }
-
-    fn cli(&self, args: &[&str]) -> String {
-        let socket = self.dir.path().join("r.sock");
-        let output = Command::new("redis-cli").arg("-s").arg(socket).args(args).output().unwrap();
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn info(&self, section: &str, field: &str) -> f64 {
-        let info = self.cli(&["INFO", section]);
-        let line = info.lines().find_map(|line| line.strip_prefix(field)).unwrap_or("0");
-        line.trim().parse().unwrap()
-    }
-
-    /// Calls and microseconds a call of one command since the last reset.
-    fn usec(&self, command: &str) -> f64 {
-        let stats = self.cli(&["INFO", "commandstats"]);
-        let prefix = format!("cmdstat_{command}:");
-        let line = stats.lines().find_map(|line| line.strip_prefix(&prefix)).unwrap();
-        let value = line.split(',').find_map(|part| part.strip_prefix("usec_per_call=")).unwrap();
-        value.parse().unwrap()
-    }
+fn info(redis: &Redis, section: &str, field: &str) -> f64 {
+    let info = cli(redis, &["INFO", section]);
+    let line = info.lines().find_map(|line| line.strip_prefix(field)).unwrap_or("0");
+    line.trim().parse().unwrap()
 }
 
-impl Drop for Redis {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+/// Microseconds a call of one command since the last reset.
+fn usec(redis: &Redis, command: &str) -> f64 {
+    let stats = cli(redis, &["INFO", "commandstats"]);
+    let prefix = format!("cmdstat_{command}:");
+    let line = stats.lines().find_map(|line| line.strip_prefix(&prefix)).unwrap();
+    let value = line.split(',').find_map(|part| part.strip_prefix("usec_per_call=")).unwrap();
+    value.parse().unwrap()
 }
 
 fn session(user: &str, id: u128) -> Session {
@@ -112,17 +83,17 @@ fn session(user: &str, id: u128) -> Session {
 
 /// Runs a call so many times, `AT_ONCE` at a time, and prints what it cost.
 async fn measure<F: Future<Output = ()>>(redis: &Redis, name: &str, call: impl Fn(usize) -> F) {
-    redis.cli(&["CONFIG", "RESETSTAT"]);
-    let cpu = redis.info("cpu", "used_cpu_user:") + redis.info("cpu", "used_cpu_sys:");
+    cli(redis, &["CONFIG", "RESETSTAT"]);
+    let cpu = info(redis, "cpu", "used_cpu_user:") + info(redis, "cpu", "used_cpu_sys:");
     let start = Instant::now();
     stream::iter(0..CALLS).map(call).buffer_unordered(AT_ONCE).for_each(|()| async {}).await;
     let elapsed = start.elapsed();
-    let cpu = redis.info("cpu", "used_cpu_user:") + redis.info("cpu", "used_cpu_sys:") - cpu;
+    let cpu = info(redis, "cpu", "used_cpu_user:") + info(redis, "cpu", "used_cpu_sys:") - cpu;
     #[expect(clippy::cast_precision_loss, reason = "small numbers")]
     let calls = CALLS as f64;
     println!(
         "{name:<28} {:>6.1} us in the script, {:>6.1} us of CPU in the server, {:>7.0} calls/s",
-        redis.usec("evalsha"),
+        usec(redis, "evalsha"),
         cpu * 1e6 / calls,
         calls / elapsed.as_secs_f64(),
     );
@@ -143,14 +114,14 @@ async fn main() {
     };
     create("first".into(), u128::MAX).await;
 
-    let before = redis.info("memory", "used_memory:");
+    let before = info(&redis, "memory", "used_memory:");
     measure(&redis, "session_create, below 15", |i| create(format!("user-{}", i / 4), i as u128))
         .await;
     for i in CALLS..SESSIONS {
         create(format!("user-{}", i / 4), i as u128).await;
     }
     #[expect(clippy::cast_precision_loss, reason = "small numbers")]
-    let weight = (redis.info("memory", "used_memory:") - before) / SESSIONS as f64;
+    let weight = (info(&redis, "memory", "used_memory:") - before) / SESSIONS as f64;
 
     for i in 0..150 {
         create(format!("full-{}", i % 10), (SESSIONS + i) as u128).await;

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
 
 use super::{Freshness, Revocations};
@@ -22,7 +23,12 @@ pub async fn follow(
 ) {
     let work = async {
         tokio::join!(
-            read(&store, revocations, freshness),
+            join_all((0..store.feed_readers()).map(|reader| read(
+                &store,
+                reader,
+                revocations,
+                freshness
+            ))),
             beat(&store, revocations, freshness),
             forget(revocations, retention),
         )
@@ -41,14 +47,14 @@ async fn forget(revocations: &Revocations, retention: Duration) {
     }
 }
 
-async fn read(store: &Store, revocations: &Revocations, freshness: &Freshness) {
+async fn read(store: &Store, reader: usize, revocations: &Revocations, freshness: &Freshness) {
     loop {
-        match catch_up(store, revocations, freshness).await {
+        match catch_up(store, reader, revocations, freshness).await {
             Ok(positions) => {
                 // A read in flight when history is found changed may deliver what was lost.
                 tokio::select! {
-                    () = freshness.lost.notified() => tracing::warn!("the feed has a gap; reading it anew"),
-                    () = entries(store, revocations, freshness, positions) => {}
+                    () = freshness.lost(reader) => tracing::warn!("the feed has a gap; reading it anew"),
+                    () = entries(store, reader, revocations, freshness, positions) => {}
                 }
                 metrics::feed_resync();
             }
@@ -63,11 +69,13 @@ async fn read(store: &Store, revocations: &Revocations, freshness: &Freshness) {
 /// Notes where the feeds end, then learns every tombstone: what comes after stands in the feed.
 async fn catch_up(
     store: &Store,
+    reader: usize,
     revocations: &Revocations,
     freshness: &Freshness,
 ) -> Result<Vec<Position>, StoreError> {
-    let buckets = (0..store.buckets()).map(|bucket| u8::try_from(bucket).unwrap_or(u8::MAX));
+    let buckets = (reader..usize::from(store.buckets())).step_by(store.feed_readers());
     let positions = buckets.map(|bucket| async move {
+        let bucket = u8::try_from(bucket).unwrap_or(u8::MAX);
         let position = store.feed_tail(bucket).await?;
         for (revocation, at) in store.feed_tombstones(bucket).await? {
             revocations.learn(bucket, &revocation, at);
@@ -81,12 +89,13 @@ async fn catch_up(
 /// Applies entries in order until one is missing.
 async fn entries(
     store: &Store,
+    reader: usize,
     revocations: &Revocations,
     freshness: &Freshness,
     mut positions: Vec<Position>,
 ) {
     loop {
-        let entries = match store.feed_read(&positions).await {
+        let entries = match store.feed_read(reader, &positions).await {
             Ok(entries) => entries,
             Err(error) => {
                 tracing::debug!(%error, "the feed cannot be read");
@@ -95,8 +104,10 @@ async fn entries(
             }
         };
         for entry in entries {
-            let position = &mut positions[usize::from(entry.bucket)];
             revocations.learn(entry.bucket, &entry.revocation, entry.at);
+            let Some(position) = positions.iter_mut().find(|at| at.bucket == entry.bucket) else {
+                return;
+            };
             if entry.seq != position.seq + 1 {
                 return;
             }
@@ -123,7 +134,7 @@ async fn beat(store: &Store, revocations: &Revocations, freshness: &Freshness) {
                 Err(error) => tracing::debug!(%error, "no heartbeat"),
             }
         });
-        futures::future::join_all(beats).await;
+        join_all(beats).await;
         metrics::feed(freshness.worst(), revocations.len(), store.is_up());
     }
 }

@@ -21,18 +21,27 @@ pub struct Freshness {
     progress: Box<[Mutex<Progress>]>,
     /// Milliseconds after `start`, plus one; zero is never.
     fresh: Box<[AtomicU64]>,
-    /// Wakes the reader when history is not what it was.
-    pub(super) lost: Notify,
+    /// Wakes a reader when history is not what it was.
+    lost: Box<[Notify]>,
 }
 
 impl Freshness {
-    pub(super) fn new(buckets: usize) -> Self {
+    pub(super) fn new(buckets: usize, readers: usize) -> Self {
         Self {
             start: Instant::now(),
             progress: (0..buckets).map(|_| Mutex::default()).collect(),
             fresh: (0..buckets).map(|_| AtomicU64::new(0)).collect(),
-            lost: Notify::new(),
+            lost: (0..readers).map(|_| Notify::new()).collect(),
         }
+    }
+
+    /// Returns when what a reader has read is not the history that there is.
+    pub(super) async fn lost(&self, reader: usize) {
+        self.lost[reader].notified().await;
+    }
+
+    fn lose(&self, bucket: u8) {
+        self.lost[usize::from(bucket) % self.lost.len()].notify_one();
     }
 
     fn lock(&self, bucket: u8) -> std::sync::MutexGuard<'_, Progress> {
@@ -68,14 +77,14 @@ impl Freshness {
         const GAP: Duration = Duration::from_secs(2);
         let mut progress = self.lock(bucket);
         if seq < applied_then {
-            self.lost.notify_one();
+            self.lose(bucket);
         } else if progress.applied >= seq {
             self.prove(bucket, sent);
         } else {
             match progress.awaited {
                 Some((_, since)) if sent.saturating_duration_since(since) > GAP => {
                     progress.awaited = None;
-                    self.lost.notify_one();
+                    self.lose(bucket);
                 }
                 Some(_) => {}
                 None => progress.awaited = Some((seq, sent)),
@@ -108,17 +117,17 @@ mod tests {
 
     fn woken(freshness: &Freshness) -> bool {
         use futures::FutureExt as _;
-        freshness.lost.notified().now_or_never().is_some()
+        freshness.lost(0).now_or_never().is_some()
     }
 
     #[test]
     fn nothing_is_fresh_before_it_is_proved() {
-        assert_eq!(Freshness::new(1).staleness(0, Instant::now()), Duration::MAX);
+        assert_eq!(Freshness::new(1, 1).staleness(0, Instant::now()), Duration::MAX);
     }
 
     #[test]
     fn a_beat_that_was_read_up_to_is_a_proof() {
-        let freshness = Freshness::new(1);
+        let freshness = Freshness::new(1, 1);
         freshness.applied(0, 7);
         freshness.beat(0, 7, Instant::now(), 7);
         assert!(freshness.staleness(0, Instant::now()) < Duration::from_secs(1));
@@ -126,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_beat_ahead_of_the_reader_waits_for_it() {
-        let freshness = Freshness::new(1);
+        let freshness = Freshness::new(1, 1);
         freshness.applied(0, 7);
         freshness.beat(0, 7, Instant::now(), 8);
         assert_eq!(freshness.staleness(0, Instant::now()), Duration::MAX);
@@ -136,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_history_that_went_back_is_noticed() {
-        let freshness = Freshness::new(1);
+        let freshness = Freshness::new(1, 1);
         freshness.applied(0, 7);
         freshness.beat(0, 7, Instant::now(), 6);
         assert!(woken(&freshness));
@@ -145,7 +154,7 @@ mod tests {
 
     #[test]
     fn entries_that_never_come_are_noticed() {
-        let freshness = Freshness::new(1);
+        let freshness = Freshness::new(1, 1);
         let sent = Instant::now();
         freshness.beat(0, 0, sent, 1);
         assert!(!woken(&freshness));

@@ -80,7 +80,7 @@ impl Check {
             tokens,
             keys,
             revocations: Arc::new(Revocations::new(buckets, max_revocations)),
-            freshness: Arc::new(Freshness::new(buckets)),
+            freshness: Arc::new(Freshness::new(buckets, store.feed_readers())),
             activities,
             store,
             verified: Cache::with(

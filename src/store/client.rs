@@ -8,9 +8,12 @@ use fred::types::config::{ReconnectError, UnresponsiveConfig};
 use super::StoreError;
 use crate::config::Redis;
 
-/// A pool for commands, and a connection of its own for the blocking reads of the feed.
-pub(super) fn build(config: &Redis, url: &str) -> Result<(Pool, Client), StoreError> {
-    let mut builder = builder(url)?;
+/// A pool for commands, and connections of their own for the blocking reads of the feed: one that
+/// reads every bucket, or one a bucket where these live on different servers.
+pub(super) fn build(config: &Redis, url: &str) -> Result<(Pool, Vec<Client>), StoreError> {
+    let server = Config::from_url(url)?;
+    let feeds = if server.server.is_clustered() { config.buckets } else { 1 };
+    let mut builder = builder(server);
     builder.with_performance_config(|performance| {
         // 0 would wait for ever.
         performance.default_command_timeout = config.timeout;
@@ -21,11 +24,11 @@ pub(super) fn build(config: &Redis, url: &str) -> Result<(Pool, Client), StoreEr
         // A blocking read brings its own limit.
         performance.default_command_timeout = Duration::ZERO;
     });
-    Ok((pool, builder.build()?))
+    let feeds = (0..feeds).map(|_| builder.build()).collect::<Result<_, _>>()?;
+    Ok((pool, feeds))
 }
 
-fn builder(url: &str) -> Result<Builder, StoreError> {
-    let mut config = Config::from_url(url)?;
+fn builder(mut config: Config) -> Builder {
     // A gateway outlives a Redis that is not there yet.
     config.fail_fast = false;
     let mut builder = Builder::from_config(config);
@@ -51,5 +54,5 @@ fn builder(url: &str) -> Result<Builder, StoreError> {
                 ReconnectError::ReadOnly,
             ];
         });
-    Ok(builder)
+    builder
 }

@@ -86,15 +86,24 @@ impl Store {
         }
     }
 
-    /// What came after some positions; waits up to a second for it. Only one reader may call this.
-    pub async fn feed_read(&self, after: &[Position]) -> Result<Vec<Entry>, StoreError> {
+    /// By how many readers the feed has to be followed; a bucket is read by the one of its number
+    /// modulo this.
+    pub fn feed_readers(&self) -> usize {
+        self.feeds.len()
+    }
+
+    /// What came after some positions; waits up to a second for it. Only one task may be a reader.
+    pub async fn feed_read(
+        &self,
+        reader: usize,
+        after: &[Position],
+    ) -> Result<Vec<Entry>, StoreError> {
         type Fields = std::collections::HashMap<String, String>;
         let streams: Vec<String> = after.iter().map(|at| keys::revoked(at.bucket)).collect();
         let ids: Vec<String> = after.iter().map(|at| at.id.clone()).collect();
         let block = u64::try_from(BLOCK.as_millis()).unwrap_or(1000);
         let options = Options { timeout: Some(BLOCK * 3), ..Options::default() };
-        let news: std::collections::HashMap<String, Vec<(String, Fields)>> = self
-            .feed
+        let news: std::collections::HashMap<String, Vec<(String, Fields)>> = self.feeds[reader]
             .with_options(&options)
             .xread_map(Some(1000), Some(block), streams.clone(), ids)
             .await?;

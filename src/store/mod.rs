@@ -15,6 +15,7 @@ pub mod sessions;
 use std::time::Duration;
 
 use fred::prelude::*;
+use futures::future::join_all;
 
 use crate::config::Redis;
 use crate::model::UserId;
@@ -49,7 +50,7 @@ impl From<fred::error::Error> for StoreError {
 #[derive(Clone)]
 pub struct Store {
     pool: Pool,
-    feed: Client,
+    feeds: Vec<Client>,
     buckets: u16,
     retention: Duration,
 }
@@ -57,10 +58,12 @@ pub struct Store {
 impl Store {
     /// Prepares the connections; they are made in the background, again and again until they hold.
     pub fn connect(config: &Redis, url: &str, retention: Duration) -> Result<Self, StoreError> {
-        let (pool, feed) = client::build(config, url)?;
+        let (pool, feeds) = client::build(config, url)?;
         pool.connect();
-        feed.connect();
-        Ok(Self { pool, feed, buckets: config.buckets, retention })
+        for feed in &feeds {
+            feed.connect();
+        }
+        Ok(Self { pool, feeds, buckets: config.buckets, retention })
     }
 
     /// Waits for the first connection, then refuses a server whose settings would lose data, and
@@ -104,7 +107,8 @@ impl Store {
     /// Ends the connections after what was sent has been answered, or half a second later: the
     /// client can wait for ever on a connection that was just made or broken.
     pub async fn close(&self) {
-        let close = async { tokio::join!(self.pool.quit(), self.feed.quit()) };
+        let close =
+            async { tokio::join!(self.pool.quit(), join_all(self.feeds.iter().map(Client::quit))) };
         let _ = tokio::time::timeout(Duration::from_millis(500), close).await;
     }
 }

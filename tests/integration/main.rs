@@ -10,6 +10,7 @@ mod harness;
 mod admin;
 mod authz;
 mod bad_input;
+mod cluster;
 mod embedded;
 mod expiry;
 mod forged;

@@ -1,7 +1,6 @@
 //! The example configuration under a real nginx.
 
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use reqwest::{Client, Method};
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::harness::{Gatehouse, Process, eventually};
+use crate::harness::{Gatehouse, Process, eventually, free_port};
 
 /// `examples/nginx/nginx.conf`, with other ports.
 struct Nginx {
@@ -17,10 +16,6 @@ struct Nginx {
     dir: TempDir,
     url: String,
     client: Client,
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 impl Nginx {
