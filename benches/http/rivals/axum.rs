@@ -8,7 +8,7 @@ use axum::response::AppendHeaders;
 use axum::routing::any;
 use axum::serve::ListenerExt as _;
 use clap::Parser as _;
-use rivals::{Args, IDENTITY};
+use compare::rival::{Args, IDENTITY};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {

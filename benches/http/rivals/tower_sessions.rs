@@ -13,7 +13,7 @@ use axum::response::{AppendHeaders, IntoResponse as _, Response};
 use axum::routing::{any, post};
 use axum::serve::ListenerExt as _;
 use clap::Parser as _;
-use rivals::Args;
+use compare::rival::Args;
 use serde::{Deserialize, Serialize};
 use time::Duration;
 use tower_sessions::{Expiry, Session, SessionManagerLayer};

@@ -1,7 +1,5 @@
 //! What the rivals have in common: arguments, an allocator, and the headers of an answer.
 
-#![deny(unsafe_code)]
-
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
