@@ -148,7 +148,7 @@ impl Wrk {
             .args(["-t1", &format!("-c{connections}"), &format!("-d{seconds}s"), "-s"])
             .arg(&script)
             .arg(format!("http://{address}"));
-        Ok(Self(Process::start(&mut command, script.with_extension("log"))?))
+        Ok(Self(Process::start(&command, script.with_extension("log"))?))
     }
 
     /// Ends it before its time.

@@ -28,14 +28,26 @@ pub struct Process {
 }
 
 impl Process {
-    pub fn start(command: &mut Command, log: PathBuf) -> Result<Self> {
+    pub fn start(command: &Command, log: PathBuf) -> Result<Self> {
         let file = File::create(&log)?;
-        let child = command
+        // Nothing is dropped when the owner is killed.
+        let mut bound = Command::new("setpriv");
+        bound.args(["--pdeathsig", "KILL"]).arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => bound.env(name, value),
+                None => bound.env_remove(name),
+            };
+        }
+        if let Some(dir) = command.get_current_dir() {
+            bound.current_dir(dir);
+        }
+        let child = bound
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)
             .spawn()
-            .with_context(|| format!("{} does not start", command.get_program().display()))?;
+            .context("setpriv does not start")?;
         Ok(Self { child, log })
     }
 
@@ -130,7 +142,7 @@ impl Server {
         let mut command = Command::new(program);
         command.arg("serve").arg("--config").arg(&config).env_remove("RUST_LOG");
         let start = Instant::now();
-        let mut process = Process::start(&mut command, dir.join(name))?;
+        let mut process = Process::start(&command, dir.join(name))?;
         let (address, operations) = process.until(|process| {
             process.log().lines().find_map(|line| {
                 let line: Value = serde_json::from_str(line).ok()?;
@@ -209,7 +221,7 @@ impl Redis {
             .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--unixsocket", "r.sock"])
             .args(["--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction"])
             .args(options);
-        let process = Process::start(&mut command, dir.join("redis.log"))?;
+        let process = Process::start(&command, dir.join("redis.log"))?;
         let mut redis = Self { process, socket: dir.join("r.sock") };
         let socket = redis.socket.clone();
         redis.process.until(|_| UnixStream::connect(&socket).ok())?;

@@ -6,11 +6,12 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use compare::processes::{Redis, Server};
 use compare::results::thousands;
 
-use crate::measure::{ALIGNMENT, COLUMNS, Checks};
+use crate::measure::{ALIGNMENT, COLUMNS, Checks, Cost};
+use crate::propagation::{self, Pair};
 use crate::sessions::{self, ASKED};
 use crate::{Bench, step};
 
@@ -54,14 +55,29 @@ pub(crate) fn part(bench: &Bench) -> Result<String> {
         let effort = [bench.rounds, bench.seconds];
         Checks::measure(&gateway, &nodes, &created.tokens, effort, &dir)
     })?;
-    let cost = |cost: crate::measure::Cost| {
-        format!("{} | {:.1} | {:.1}", thousands(cost.rate), cost.gateway, cost.redis)
+    // Only now, so that what it asks of Redis is not counted.
+    let second = Server::gateway(&bench.gateway, &url, &dir, "second.log")?;
+    let times = step("cluster: revoke", || {
+        Pair::open([&gateway, &second])?.times(propagation::UNLOADED, None)
+    });
+    let revoked = match times {
+        Ok(times) => {
+            let (columns, alignment) = (propagation::COLUMNS, propagation::ALIGNMENT);
+            format!("| {columns}\n|{alignment}\n| {}\n", propagation::row(&times))
+        }
+        Err(error) => {
+            eprintln!("{error:#}");
+            "not measured: it was not noticed, or a request failed.\n".to_owned()
+        }
     };
+    let cost =
+        |cost: Cost| format!("{} | {:.1} | {:.1}", thousands(cost.rate), cost.gateway, cost.redis);
     Ok(format!(
         "{title}{} sessions occupy {:.0} bytes each, in all three together.\n\n\
          | | each second | CPU µs each: gateway | all of Redis |\n|---|--:|--:|--:|\n\
          | create | {} |\n| refresh | {} |\n\n\
-         | {COLUMNS}\n|{ALIGNMENT}\n| {}\n",
+         | {COLUMNS}\n|{ALIGNMENT}\n| {}\n\n\
+         A revocation at another gateway, without load:\n\n{revoked}",
         thousands(count as f64),
         held as f64 / count as f64,
         cost(created.cost),
@@ -87,7 +103,7 @@ fn ports() -> Result<Vec<u16>> {
         }
         held.push((free, bus));
     }
-    anyhow::bail!("no free ports")
+    bail!("no free ports")
 }
 
 /// Waits until every node knows that all slots are served.
