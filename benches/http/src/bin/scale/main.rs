@@ -129,6 +129,6 @@ Gatehouse, and CPU time is what to compare: `utime` and `stime` of a gateway and
 measurement. Redis has a unix socket, an append-only file and no limit to its memory; access tokens \
 live for an hour instead of 15 minutes, so that they outlast the run. Checks at full speed are 64 \
 connections of wrk that ask for up to 10,000 sessions in turn. For latency 32 connections send 2,000 \
-checks a second at fixed times, and an answer counts from when its request was due. Where there are \
-brackets, medians, and in the brackets the lowest and highest round.
+checks a second at fixed times, and an answer counts from when its request was due. Figures with \
+brackets are medians, and the brackets hold the lowest and the highest round.
 ";

@@ -141,7 +141,7 @@ fn cut_readers(redis: &Redis) -> Result<()> {
             .filter_map(|line| line.strip_prefix("id=")?.split(' ').next())
             .collect();
         // One that is being restored cannot be cut.
-        if readers.len() == 2 {
+        if readers.len() >= 2 {
             for id in readers {
                 redis.ask(&format!("CLIENT KILL ID {id}"))?;
             }
