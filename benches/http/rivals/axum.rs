@@ -8,7 +8,10 @@ use axum::response::AppendHeaders;
 use axum::routing::any;
 use axum::serve::ListenerExt as _;
 use clap::Parser as _;
-use rivals::{Args, IDENTITY};
+use compare::rival::{Allocator, Args, IDENTITY};
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {

@@ -13,7 +13,7 @@ use axum::response::{AppendHeaders, IntoResponse as _, Response};
 use axum::routing::{any, post};
 use axum::serve::ListenerExt as _;
 use clap::Parser as _;
-use rivals::Args;
+use compare::rival::{Allocator, Args};
 use serde::{Deserialize, Serialize};
 use time::Duration;
 use tower_sessions::{Expiry, Session, SessionManagerLayer};
@@ -29,6 +29,9 @@ struct Person {
     email: String,
     name: String,
 }
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {

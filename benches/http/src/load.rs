@@ -14,32 +14,34 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use hdrhistogram::Histogram;
 
-const CLOSED_CONNECTIONS: usize = 64;
-const OPEN_CONNECTIONS: u64 = 32;
+use crate::processes::Process;
+
+const CLOSED_CONNECTIONS: u32 = 64;
+const OPEN_CONNECTIONS: u32 = 32;
 /// How far behind its schedule a fixed rate may fall before it is given up.
 const LAG: Duration = Duration::from_secs(1);
 
 /// A connection that stays open, with one request at a time.
-pub(crate) struct Connection {
+pub struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
 }
 
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    pub(crate) head: String,
-    pub(crate) body: String,
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
 }
 
 impl Connection {
-    pub(crate) fn open(address: SocketAddr) -> Result<Self> {
+    pub fn open(address: SocketAddr) -> Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         Ok(Self { stream, buffer: Vec::new() })
     }
 
-    pub(crate) fn ask(&mut self, request: &[u8]) -> Result<Answer> {
+    pub fn ask(&mut self, request: &[u8]) -> Result<Answer> {
         self.stream.write_all(request)?;
         let head = loop {
             if let Some(end) = self.buffer.windows(4).position(|window| window == b"\r\n\r\n") {
@@ -77,43 +79,98 @@ impl Connection {
 }
 
 /// The value of a header, whose name is given in lower case.
-pub(crate) fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+pub fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     head.lines().find_map(|line| {
         let (key, value) = line.split_once(':')?;
         key.eq_ignore_ascii_case(name).then(|| value.trim())
     })
 }
 
-/// What was answered, and in which time.
-pub(crate) struct Closed {
-    pub(crate) answers: u64,
-    pub(crate) elapsed: Duration,
+/// A connection for each of these, driven by a thread of its own.
+pub fn lanes<S: Send, T: Send>(
+    address: SocketAddr,
+    lanes: impl IntoIterator<Item = S>,
+    work: impl Fn(S, Connection) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    let connect = |lane| Ok((lane, Connection::open(address)?));
+    let connections = lanes.into_iter().map(connect).collect::<Result<Vec<_>>>()?;
+    let work = &work;
+    thread::scope(|scope| {
+        let threads: Vec<_> = connections
+            .into_iter()
+            .map(|(lane, connection)| scope.spawn(move || work(lane, connection)))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a lane panicked"))?)
+            .collect()
+    })
 }
 
-/// Every connection asks again as soon as it has an answer: wrk, with these requests in turn.
-pub(crate) fn closed(
+/// What was answered, and in which time.
+pub struct Closed {
+    pub answers: u64,
+    pub elapsed: Duration,
+}
+
+impl Closed {
+    /// Answers a second.
+    pub fn rate(&self) -> f64 {
+        self.answers as f64 / self.elapsed.as_secs_f64()
+    }
+}
+
+/// Every connection asks again as soon as it has an answer, with these requests in turn.
+pub fn closed(
     address: SocketAddr,
     requests: &[String],
     seconds: u32,
     dir: &Path,
 ) -> Result<Closed> {
-    let script = dir.join("wrk.lua");
-    fs::write(&script, lua(requests)?)?;
-    let output = Command::new("wrk")
-        .args(["-t1", &format!("-c{CLOSED_CONNECTIONS}"), &format!("-d{seconds}s"), "-s"])
-        .arg(&script)
-        .arg(format!("http://{address}"))
-        .output()
-        .context("wrk does not start")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let sums = || -> Option<[u64; 3]> {
-        let line = text.lines().find_map(|line| line.strip_prefix("sums "))?;
-        let numbers: Vec<u64> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
-        numbers.try_into().ok()
-    };
-    let [answers, micros, errors] = sums().with_context(|| format!("wrk failed: {text}"))?;
-    ensure!(errors == 0 && answers > 0 && !text.contains("Non-2xx"), "not all were 200: {text}");
-    Ok(Closed { answers, elapsed: Duration::from_micros(micros) })
+    Wrk::start(address, requests, CLOSED_CONNECTIONS, seconds, dir)?.finish()
+}
+
+/// wrk, while it asks.
+pub struct Wrk(Process);
+
+impl Wrk {
+    pub fn start(
+        address: SocketAddr,
+        requests: &[String],
+        connections: u32,
+        seconds: u32,
+        dir: &Path,
+    ) -> Result<Self> {
+        let script = dir.join(format!("wrk-{}.lua", address.port()));
+        fs::write(&script, lua(requests)?)?;
+        let mut command = Command::new("wrk");
+        command
+            .args(["-t1", &format!("-c{connections}"), &format!("-d{seconds}s"), "-s"])
+            .arg(&script)
+            .arg(format!("http://{address}"));
+        Ok(Self(Process::start(&command, script.with_extension("log"))?))
+    }
+
+    /// Ends it before its time.
+    pub fn stop(self) -> Result<Closed> {
+        self.0.interrupt()?;
+        self.finish()
+    }
+
+    /// Waits for its end.
+    pub fn finish(mut self) -> Result<Closed> {
+        self.0.wait()?;
+        let text = self.0.log();
+        let sums = || -> Option<[u64; 3]> {
+            let line = text.lines().find_map(|line| line.strip_prefix("sums "))?;
+            let numbers: Vec<u64> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
+            numbers.try_into().ok()
+        };
+        let [answers, micros, errors] = sums().with_context(|| format!("wrk failed: {text}"))?;
+        let clean = errors == 0 && answers > 0 && !text.contains("Non-2xx");
+        ensure!(clean, "not all were 200: {text}");
+        Ok(Closed { answers, elapsed: Duration::from_micros(micros) })
+    }
 }
 
 /// What wrk sends is built beforehand, so that it costs wrk the same for everybody.
@@ -140,47 +197,34 @@ fn lua(requests: &[String]) -> Result<String> {
 }
 
 /// The latencies at a fixed rate.
-pub(crate) struct Open {
+pub struct Open {
     /// What was answered a second: less than the rate when it was too much.
-    pub(crate) rate: f64,
-    /// In nanoseconds.
-    pub(crate) latency: Histogram<u64>,
+    pub rate: f64,
+    /// Milliseconds at the median, 99 % and 99.9 %.
+    pub latency: [f64; 3],
 }
 
 /// Requests are sent at fixed times, and an answer's latency counts from when its request was due:
 /// one that had to wait for a slow one before it is slow too.
 ///
 /// A thread a connection, because tokio's timers are too coarse by a millisecond.
-pub(crate) fn open(
-    address: SocketAddr,
-    requests: &[String],
-    rate: u32,
-    seconds: u32,
-) -> Result<Open> {
-    let mut connections = Vec::new();
-    for _ in 0..OPEN_CONNECTIONS {
-        connections.push(Connection::open(address)?);
-    }
+pub fn open(address: SocketAddr, requests: &[String], rate: u32, seconds: u32) -> Result<Open> {
     let schedule = Schedule {
-        start: Instant::now() + Duration::from_millis(50),
+        start: Instant::now() + Duration::from_millis(100),
         rate: u64::from(rate),
         total: u64::from(rate) * u64::from(seconds),
     };
-    let mut latency = Histogram::new(3)?;
-    thread::scope(|scope| -> Result<()> {
-        let lanes: Vec<_> = (0..)
-            .zip(connections)
-            .map(|(lane, connection)| {
-                scope.spawn(move || schedule.drive(lane, connection, requests))
-            })
-            .collect();
-        for lane in lanes {
-            latency.add(lane.join().map_err(|_| anyhow::anyhow!("a lane panicked"))??)?;
-        }
-        Ok(())
-    })?;
+    let mut latency = Histogram::<u64>::new(3)?;
+    for lane in lanes(address, 0..OPEN_CONNECTIONS, |lane, connection| {
+        schedule.drive(lane, connection, requests)
+    })? {
+        latency.add(lane)?;
+    }
     let elapsed = schedule.start.elapsed().max(schedule.due(schedule.total) - schedule.start);
-    Ok(Open { rate: latency.len() as f64 / elapsed.as_secs_f64(), latency })
+    Ok(Open {
+        rate: latency.len() as f64 / elapsed.as_secs_f64(),
+        latency: [0.5, 0.99, 0.999].map(|q| latency.value_at_quantile(q) as f64 / 1e6),
+    })
 }
 
 #[derive(Clone, Copy)]
@@ -198,14 +242,15 @@ impl Schedule {
     /// The requests of one connection.
     fn drive(
         self,
-        lane: u64,
+        lane: u32,
         mut connection: Connection,
         requests: &[String],
     ) -> Result<Histogram<u64>> {
         // Otherwise the kernel may let every sleep last 50 µs longer.
         rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
         let mut latency = Histogram::new(3)?;
-        let own = (lane..self.total).zip(requests.iter().cycle().skip(usize::try_from(lane)?));
+        let own =
+            (u64::from(lane)..self.total).zip(requests.iter().cycle().skip(usize::try_from(lane)?));
         for (number, request) in own.step_by(usize::try_from(OPEN_CONNECTIONS)?) {
             let due = self.due(number);
             let now = Instant::now();

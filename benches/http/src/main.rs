@@ -5,8 +5,6 @@
 
 #![deny(unsafe_code)]
 
-mod load;
-mod processes;
 mod report;
 
 use std::net::SocketAddr;
@@ -17,11 +15,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser as _;
+use compare::load::{Connection, Open, header};
+use compare::processes::{Redis, RedisUsage, SERVICE_KEY, Server};
+use compare::{api, load, processes};
 use serde_json::{Value, json};
 
-use crate::load::{Connection, header};
-use crate::processes::{Redis, RedisUsage, SERVICE_KEY, Server};
-use crate::report::{BASE, Effort, Entry, GATEHOUSE, Pace, Report};
+use crate::report::{BASE, Effort, Entry, GATEHOUSE, Report};
 
 const SESSIONS: usize = 1000;
 /// How many of the sessions are asked for.
@@ -67,10 +66,10 @@ fn main() -> Result<()> {
     let work = tempfile::tempdir()?;
     let dir = work.path();
 
-    let redis = Redis::start(dir)?;
-    let gateway = Server::gateway(&args.gateway, &redis, dir, "gateway.log")?;
+    let redis = Redis::start(dir, 0, &[])?;
+    let gateway = Server::gateway(&args.gateway, &redis.url(), dir, "gateway.log")?;
     // It is not asked. Its feed and its heartbeats are what a second one costs.
-    let _second = Server::gateway(&args.gateway, &redis, dir, "second.log")?;
+    let _second = Server::gateway(&args.gateway, &redis.url(), dir, "second.log")?;
     let rival = |name: &str| {
         let mut command = Command::new(rivals.join(name));
         Server::rival(&mut command, &redis, dir.join(format!("{name}.log")))
@@ -140,29 +139,9 @@ fn main() -> Result<()> {
 /// The question that nginx asks, for each of the sessions that are asked for.
 fn requests(query: &str, tokens: &[String], cookies: Option<&[String]>) -> Vec<String> {
     let request = |number: usize| {
-        let cookie = cookies.map(|cookies| format!("Cookie: {}\r\n", cookies[number]));
-        format!(
-            "GET /authz/auth-request{query} HTTP/1.1\r\n\
-             Host: login.example\r\n\
-             Authorization: Bearer {}\r\n\
-             X-Original-Method: GET\r\n\
-             X-Original-URL: https://app.example/inbox?page=2\r\n\
-             X-Forwarded-For: 203.0.113.9\r\n\
-             {}\r\n",
-            tokens[number],
-            cookie.unwrap_or_default(),
-        )
+        api::check(query, &tokens[number], cookies.map(|cookies| cookies[number].as_str()))
     };
     (0..ASKED).map(request).collect()
-}
-
-fn post(path: &str, key: &str, body: &Value) -> String {
-    let body = body.to_string();
-    format!(
-        "POST {path} HTTP/1.1\r\nHost: login.example\r\nAuthorization: Bearer {key}\r\n\
-         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len(),
-    )
 }
 
 /// Access tokens of new sessions at the gateway, each of a user of its own.
@@ -174,7 +153,8 @@ fn sessions(gateway: SocketAddr) -> Result<Vec<String>> {
             "roles": ["staff"],
             "claims": { "email": format!("user-{number}@example.com"), "name": "Ann" },
         });
-        let answer = connection.ask(post("/api/v1/sessions", SERVICE_KEY, &body).as_bytes())?;
+        let answer =
+            connection.ask(api::post("/api/v1/sessions", SERVICE_KEY, &body).as_bytes())?;
         ensure!(answer.status == 201, "no session: {}{}", answer.head, answer.body);
         let body: Value = serde_json::from_str(&answer.body)?;
         Ok(body["access_token"].as_str().context("no access token")?.to_owned())
@@ -192,7 +172,7 @@ fn logins(rival: SocketAddr) -> Result<Vec<String>> {
             "email": format!("user-{number}@example.com"),
             "name": "Ann",
         });
-        let answer = connection.ask(post("/login", "", &body).as_bytes())?;
+        let answer = connection.ask(api::post("/login", "", &body).as_bytes())?;
         let cookie = header(&answer.head, "set-cookie").context("no cookie")?;
         Ok(cookie.split(';').next().unwrap_or_default().to_owned())
     };
@@ -260,7 +240,7 @@ fn effort(
     let others = if contender.server.is_gateway { 0.0 } else { elapsed };
     let answers = load.answers as f64;
     Ok(Effort {
-        rate: answers / load.elapsed.as_secs_f64(),
+        rate: load.rate(),
         server: server.as_secs_f64() * 1e6 / answers,
         redis: (micros - idle.micros * others).max(0.0) / answers,
         commands: (commands - idle.commands * others).max(0.0) / answers,
@@ -269,10 +249,7 @@ fn effort(
 }
 
 /// At a fixed rate.
-fn pace(contender: &Contender, rate: u32, seconds: u32) -> Result<Pace> {
+fn pace(contender: &Contender, rate: u32, seconds: u32) -> Result<Open> {
     probe(contender)?;
-    let address = contender.server.address;
-    let load = load::open(address, &contender.requests, rate, seconds).context(contender.name)?;
-    let latency = [0.5, 0.99, 0.999].map(|q| load.latency.value_at_quantile(q) as f64 / 1e6);
-    Ok(Pace { rate: load.rate, latency })
+    load::open(contender.server.address, &contender.requests, rate, seconds).context(contender.name)
 }

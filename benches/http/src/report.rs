@@ -2,14 +2,11 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context as _, Result};
-
-const BEGIN: &str = "<!-- http -->";
-const END: &str = "<!-- /http -->";
+use compare::load::Open;
+use compare::results::{self, Spread, machine, say, thousands};
 
 /// One measurement of a contender at full speed. Times are microseconds a request.
 #[derive(Clone, Copy)]
@@ -30,20 +27,11 @@ impl Effort {
     }
 }
 
-/// One measurement at a fixed rate.
-#[derive(Clone, Copy)]
-pub(crate) struct Pace {
-    /// What was answered a second.
-    pub(crate) rate: f64,
-    /// Milliseconds at the median, 99 % and 99.9 %.
-    pub(crate) latency: [f64; 3],
-}
-
 /// A contender with its measurements, one a round.
 pub(crate) struct Entry {
     pub(crate) name: &'static str,
     pub(crate) efforts: Vec<Effort>,
-    pub(crate) paces: Vec<Pace>,
+    pub(crate) paces: Vec<Open>,
 }
 
 /// What all of them are measured against.
@@ -57,68 +45,23 @@ pub(crate) struct Report<'a> {
     pub(crate) command: String,
 }
 
-/// The median, and between what it lies.
-struct Spread {
-    low: f64,
-    median: f64,
-    high: f64,
-}
-
-impl Spread {
-    fn of(values: impl Iterator<Item = f64>) -> Self {
-        let mut values: Vec<f64> = values.collect();
-        values.sort_by(f64::total_cmp);
-        let (half, last) = (values.len() / 2, values.len() - 1);
-        let median = if values.len() % 2 == 1 {
-            values[half]
-        } else {
-            f64::midpoint(values[half - 1], values[half])
-        };
-        Self { low: values[0], median, high: values[last] }
-    }
-
-    fn show(&self, digits: usize) -> String {
-        let Self { low, median, high } = self;
-        format!("{median:.digits$} ({low:.digits$}–{high:.digits$})")
-    }
-
-    fn thousands(&self) -> String {
-        let [low, median, high] = [self.low, self.median, self.high].map(thousands);
-        format!("{median} ({low}–{high})")
-    }
-}
-
-fn thousands(value: f64) -> String {
-    let mut digits = format!("{value:.0}");
-    let mut place = digits.len();
-    while place > 3 {
-        place -= 3;
-        digits.insert(place, ',');
-    }
-    digits
-}
-
 impl Report<'_> {
     /// Replaces this report in a file, or adds it, and draws the picture beside it.
     pub(crate) fn write(&self, file: &Path) -> Result<()> {
-        let old = match fs::read_to_string(file) {
-            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
-            other => other?,
-        };
         let picture = file.with_file_name("http.svg");
-        let text = replace(&old, &self.section()?);
         fs::write(&picture, self.picture()?)
-            .and_then(|()| fs::write(file, text))
-            .with_context(|| format!("{} cannot be written", file.display()))
+            .with_context(|| format!("{} cannot be written", picture.display()))?;
+        results::write(file, "http", &self.section()?)
     }
 
     fn section(&self) -> Result<String> {
         let mut text = format!(
-            "## A check over HTTP\n\n{}\n\n```sh\n{}\n```\n\n\
+            "## A check over HTTP\n\n{}, Node {}.\n\n```sh\n{}\n```\n\n\
              Medians, and in brackets the lowest and highest round.\n\n\
              | | requests/s | CPU µs/request: server | Redis | both | both, × {BASE} | \
              Redis commands/request |\n|---|--:|--:|--:|--:|--:|--:|\n",
             machine()?,
+            say("node", &["--version"])?.trim_start_matches('v'),
             self.command,
         );
         let base = self.entries.iter().find(|entry| entry.name == BASE);
@@ -242,64 +185,3 @@ tower-sessions saves a session only when it was modified, so that a check is one
 also moves the expiry each time. Commands inside scripts count as commands. \"Empty\" answers with \
 the same headers without having looked at anything.
 ";
-
-/// When and on what.
-fn machine() -> Result<String> {
-    let processors = fs::read_to_string("/proc/cpuinfo")?;
-    let model =
-        processors.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    let redis = say("redis-server", &["--version"])?;
-    let redis = redis.split(' ').find_map(|word| word.strip_prefix("v="));
-    Ok(format!(
-        "{}, {} cores of {}, Linux {}, redis-server {}, Node {}.",
-        say("date", &["-u", "+%F"])?,
-        std::thread::available_parallelism()?,
-        model.map_or("an unnamed processor", |(_, name)| name),
-        kernel.trim(),
-        redis.unwrap_or("unknown"),
-        say("node", &["--version"])?.trim_start_matches('v'),
-    ))
-}
-
-fn say(program: &str, args: &[&str]) -> Result<String> {
-    let output = Command::new(program).args(args).output();
-    let output = output.with_context(|| format!("{program} does not start"))?;
-    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
-}
-
-/// The text with this section in the place of the old one, or at the end.
-fn replace(text: &str, section: &str) -> String {
-    let section = format!("{BEGIN}\n{section}{END}");
-    let old = || {
-        let (before, rest) = text.split_once(BEGIN)?;
-        Some((before, rest.split_once(END)?.1))
-    };
-    match old() {
-        Some((before, after)) => format!("{before}{section}{after}"),
-        None if text.is_empty() => format!("{section}\n"),
-        None => format!("{}\n\n{section}\n", text.trim_end()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_section_is_replaced_or_appended() {
-        assert_eq!(replace("", "x\n"), "<!-- http -->\nx\n<!-- /http -->\n");
-        let first = replace("# Results\n", "x\n");
-        assert_eq!(first, "# Results\n\n<!-- http -->\nx\n<!-- /http -->\n");
-        let more = format!("{first}\nmore\n");
-        assert_eq!(replace(&more, "y\n"), more.replace("x\n", "y\n"));
-    }
-
-    #[test]
-    fn the_median_lies_in_the_middle() {
-        assert_eq!(Spread::of([3.0, 1.0, 2.0].into_iter()).show(1), "2.0 (1.0–3.0)");
-        assert_eq!(Spread::of([4.0, 1.0].into_iter()).show(1), "2.5 (1.0–4.0)");
-        assert_eq!(thousands(1_234_567.0), "1,234,567");
-        assert_eq!(thousands(999.0), "999");
-    }
-}

@@ -1,16 +1,12 @@
 //! What the rivals have in common: arguments, an allocator, and the headers of an answer.
 
-#![deny(unsafe_code)]
-
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+/// Gatehouse has it too: what is compared is not allocators. Load generators keep the system's.
+pub use mimalloc::MiMalloc as Allocator;
 use tokio::net::TcpListener;
-
-// Gatehouse has it too: what is compared is not allocators.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The headers of Gatehouse's answer, of a length that they have in life.
 pub const IDENTITY: [(&str, &str); 6] = [
