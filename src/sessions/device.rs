@@ -1,10 +1,8 @@
 //! Names a device by the `User-Agent` it sends.
 
-use std::sync::LazyLock;
-
-use ua_parser::{Extractor, Regexes};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::agent::{self, Agent};
 use crate::model::{Device, DeviceClass};
 
 /// The longest name, in bytes.
@@ -13,29 +11,18 @@ pub const NAME_MAX: usize = 64;
 /// No browser comes near; what is longer only costs time.
 const USER_AGENT_MAX: usize = 512;
 
-/// `None` cannot happen: the data is compiled in, and a test builds it.
-static EXTRACTOR: LazyLock<Option<Extractor<'static>>> = LazyLock::new(|| {
-    let regexes = include_str!("../../data/uap-core/regexes.json");
-    let regexes: Regexes<'static> = serde_json::from_str(regexes).ok()?;
-    regexes.try_into().ok()
-});
-
-/// Builds what [`describe`] needs, about 100 ms of work, so that no request has to.
+/// Prepares what [`describe`] needs, so that no request has to.
 pub fn warm() {
-    LazyLock::force(&EXTRACTOR);
+    agent::warm();
 }
 
 /// What a `User-Agent` says of the device.
 pub fn describe(user_agent: &str) -> Device {
     let user_agent = cut(user_agent, USER_AGENT_MAX);
-    let (browser, os, device) =
-        EXTRACTOR.as_ref().map(|extractor| extractor.extract(user_agent)).unwrap_or_default();
-    let browser = browser.map(|browser| plain(&browser.family)).unwrap_or_default();
-    let os = os.unwrap_or_default().os;
-    let device = device.unwrap_or_default();
-    let brand = device.brand.unwrap_or_default();
+    let Agent { browser, os, device, brand } = agent::parse(user_agent);
+    let browser = browser.map(|browser| plain(&browser)).unwrap_or_default();
 
-    let place = match (device.device.trim(), os.trim()) {
+    let place = match (device.trim(), os.trim()) {
         ("Spider", _) | ("", "Other") => "",
         ("Mac", _) | ("", "Mac OS X") => "macOS",
         ("" | "iOS-Device", os) => os,
@@ -52,7 +39,7 @@ pub fn describe(user_agent: &str) -> Device {
     if name.is_empty() {
         name.push_str("Unknown device");
     }
-    Device { name, class: class(user_agent, &os, &device.device) }
+    Device { name, class: class(user_agent, &os, &device) }
 }
 
 /// A number that stays the same when a browser or a system is updated; 0 for no `User-Agent`.

@@ -1,5 +1,6 @@
 //! What can be done with a session: begin, refresh, list, change, end. No HTTP, no Redis commands.
 
+mod agent;
 pub mod device;
 pub mod location;
 

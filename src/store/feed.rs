@@ -75,9 +75,10 @@ impl Store {
         loop {
             let command = CustomCommand::new("ZSCAN", ClusterHash::FirstKey, false);
             let args = vec![keys::index(bucket), cursor, "COUNT".into(), "1000".into()];
-            let (next, page): (String, Vec<String>) = self.pool.custom(command, args).await?;
+            let (next, page): (String, Vec<Value>) = self.pool.custom(command, args).await?;
             tombstones.extend(page.chunks_exact(2).filter_map(|pair| {
-                Some((pair[0].parse().ok()?, Timestamp(pair[1].parse().ok()?)))
+                let revocation = pair[0].as_str()?.parse().ok()?;
+                Some((revocation, Timestamp(pair[1].as_str()?.parse().ok()?)))
             }));
             if next == "0" {
                 return Ok(tombstones);
