@@ -26,8 +26,8 @@ pub struct Identity {
     pub expires: u64,
     /// When the user last proved who they are, in seconds.
     pub auth_time: u64,
-    /// What the user may do.
-    pub roles: Vec<String>,
+    /// Which key of the ring the credential is signed with.
+    pub(super) key: usize,
     /// `Remote-User`, `-Groups`, `-Email`, `-Name`, `-Session`.
     pub headers: [HeaderValue; 5],
     /// When activity was last taken note of, in seconds.
@@ -36,7 +36,7 @@ pub struct Identity {
 
 impl Identity {
     /// `None` when a claim cannot stand in a header, which no login of ours lets happen.
-    pub(super) fn new(claims: &AccessClaims, bucket: u8) -> Option<Self> {
+    pub(super) fn new(claims: &AccessClaims, key: usize, bucket: u8) -> Option<Self> {
         let claim = |name: &str| claims.extra.get(name).and_then(Value::as_str).unwrap_or_default();
         let session = claims.sid.to_string();
         let values =
@@ -58,9 +58,15 @@ impl Identity {
             issued: claims.issued(),
             expires: claims.exp,
             auth_time: claims.auth_time,
-            roles: claims.roles.clone(),
+            key,
             headers,
             noted: AtomicU64::new(0),
         })
+    }
+
+    /// Whether the user has a role.
+    pub fn has_role(&self, role: &str) -> bool {
+        // No role has a comma in its name.
+        self.headers[1].as_bytes().split(|byte| *byte == b',').any(|has| has == role.as_bytes())
     }
 }

@@ -125,15 +125,19 @@ impl Check {
         (Ok(identity), Source::Memory)
     }
 
-    /// The identity of a genuine token. Only what was verified is remembered.
+    /// The identity of a genuine token. Only what was verified is remembered, without the header,
+    /// which is the same for all tokens of a key.
     fn verified(&self, token: &[u8], now: Timestamp) -> Option<Arc<Identity>> {
-        if let Some(identity) = self.verified.get(token) {
+        let (key, rest) = self.keys.header_of(token)?;
+        if let Some(identity) = self.verified.get(rest)
+            && identity.key == key
+        {
             return (identity.expires + LEEWAY > now.seconds()).then_some(identity);
         }
         let claims = self.tokens.verify(std::str::from_utf8(token).ok()?, now, &self.keys).ok()?;
         let bucket = self.store.bucket_of(&claims.sub);
-        let identity = Arc::new(Identity::new(&claims, bucket)?);
-        self.verified.insert(token.into(), Arc::clone(&identity));
+        let identity = Arc::new(Identity::new(&claims, key, bucket)?);
+        self.verified.insert(rest.into(), Arc::clone(&identity));
         Some(identity)
     }
 }

@@ -163,7 +163,7 @@ mod tests {
             roles: Vec::new(),
             extra: Map::new(),
         };
-        Identity::new(&claims, 3).unwrap()
+        Identity::new(&claims, 0, 3).unwrap()
     }
 
     fn user(user: &str, before: u64, kept: Option<u8>) -> Revocation {

@@ -146,7 +146,7 @@ impl Admin {
         const RECENT: u64 = 15 * 60;
         match self {
             Self::Service(service) => service.may(scopes),
-            Self::User(user) if !user.roles.iter().any(|role| role == "admin") => {
+            Self::User(user) if !user.has_role("admin") => {
                 Err(Problem::forbidden("this needs the role admin"))
             }
             Self::User(user) if changes && Timestamp::now().seconds() > user.auth_time + RECENT => {

@@ -203,6 +203,13 @@ impl KeyRing {
         &self.signing
     }
 
+    /// Which key a token says it was signed with, and what follows its header.
+    pub fn header_of<'a>(&self, token: &'a [u8]) -> Option<(usize, &'a [u8])> {
+        self.signing.iter().enumerate().find_map(|(i, key)| {
+            Some((i, token.strip_prefix(key.header.as_bytes())?.strip_prefix(b".")?))
+        })
+    }
+
     /// The key whose tokens begin with this header, exactly.
     pub(super) fn by_header(&self, header: &str) -> Option<&SigningKey> {
         self.by_header.get(header).map(|&i| &self.signing[i])
