@@ -49,7 +49,11 @@ end
 
 -- A generation ahead of the store was issued by a primary whose last writes were lost.
 local outcome = presented == current and 'rotated' or 'rolled_forward'
-redis.call('HSET', session, 'g', presented + 1, 'v', presented, 'r', now, 'f', ARGV[7])
+if family == ARGV[7] then
+  redis.call('HSET', session, 'g', presented + 1, 'r', now)
+else
+  redis.call('HSET', session, 'g', presented + 1, 'r', now, 'f', ARGV[7])
+end
 if ARGV[8] == '1' then
   local limits = redis.call('HMGET', session, 'i', 'x')
   expiry = math.min(now + tonumber(limits[1]), tonumber(limits[2]))
