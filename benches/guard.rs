@@ -12,27 +12,16 @@
     reason = "a benchmark prints, and fails by panicking"
 )]
 
+mod gateway;
 mod redis;
 
-use std::net::SocketAddr;
-use std::path::Path;
 use std::process::{Command, ExitCode};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use axum::body::Body;
-use axum::http::{Request, StatusCode};
-use gatehouse::config;
-use gatehouse::http::{self, Routes};
-use gatehouse::sessions::location::Locations;
-use gatehouse::state::{Gateway, retention};
-use gatehouse::store::Store;
-use gatehouse::token::KeyRing;
-use http_body_util::BodyExt as _;
+use axum::http::StatusCode;
+use gateway::{Gateway, Tokens};
 use redis::Redis;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
-use tokio_util::sync::CancellationToken;
 
 /// What was counted when it was last found good.
 const ALLOWED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/guard.json");
@@ -42,10 +31,6 @@ const ATTEMPTS: usize = 3;
 /// Parts, how often each runs, and for how many runs the figure stands.
 const PARTS: [(&str, u64, u64); 3] =
     [("checks", 20_000, 100_000), ("rotate", 500, 1), ("create", 500, 1)];
-const SERVICE_KEY: &str = "ghk_guard";
-const PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9);
-const AGENT: &str = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like \
-                     Gecko) Chrome/126.0.0.0 Safari/537.36";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -111,20 +96,19 @@ fn instructions(part: &str, times: u64) -> u64 {
 }
 
 fn run(part: &str, times: u64) {
-    let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let redis = Redis::start();
     let dir = tempfile::tempdir().unwrap();
-    let (store, routes, tokens) = runtime.block_on(async {
-        let (store, routes) = gateway(&redis, dir.path()).await;
-        let tokens = create(&routes, "ann").await;
+    let (gateway, tokens) = runtime.block_on(async {
+        let gateway = Gateway::start(&redis, dir.path()).await;
+        let tokens = gateway.create("ann").await;
         // What is made once is made now.
-        let tokens = refresh(&routes, &tokens).await;
-        let _ = routes.answer(PEER, check(&tokens).map(|()| Body::empty())).await;
-        (store, routes, tokens)
+        let tokens = gateway.refresh(&tokens).await;
+        gateway.check(&tokens.question()).await;
+        (gateway, tokens)
     });
-    counted(&runtime, repeat(part, times, &routes, tokens));
-    runtime.block_on(store.close());
+    counted(&runtime, repeat(part, times, &gateway, tokens));
+    runtime.block_on(gateway.stop());
 }
 
 #[inline(never)]
@@ -132,110 +116,14 @@ fn counted(runtime: &Runtime, work: impl Future<Output = ()>) {
     runtime.block_on(work);
 }
 
-async fn repeat(part: &str, times: u64, routes: &Routes, mut tokens: Tokens) {
-    let question = check(&tokens);
+async fn repeat(part: &str, times: u64, gateway: &Gateway, mut tokens: Tokens) {
+    let question = tokens.question();
     for i in 0..times {
         match part {
-            "checks" => {
-                let asked = question.clone().map(|()| Body::empty());
-                assert_eq!(routes.answer(PEER, asked).await.status(), StatusCode::OK);
-            }
-            "rotate" => tokens = refresh(routes, &tokens).await,
-            "create" => drop(create(routes, &format!("user-{i}")).await),
+            "checks" => assert_eq!(gateway.check(&question).await, StatusCode::OK),
+            "rotate" => tokens = gateway.refresh(&tokens).await,
+            "create" => drop(gateway.create(&format!("user-{i}")).await),
             _ => panic!("{part} is no part"),
         }
     }
-}
-
-/// A gateway that has proved once that it is current, and is content with that.
-async fn gateway(redis: &Redis, dir: &Path) -> (Store, Routes) {
-    let overrides = [
-        ("redis.buckets", "1"),
-        ("redis.connections", "1"),
-        ("redis.timeout", "2s"),
-        ("check.max_staleness", "5m"),
-    ]
-    .map(|(key, value)| (key.to_owned(), value.to_owned()));
-    let mut config = config::load(None, std::iter::empty(), &overrides).unwrap();
-    config.login.service_keys.push(config::ServiceKey {
-        name: "guard".to_owned(),
-        sha256: aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, SERVICE_KEY.as_bytes())
-            .as_ref()
-            .try_into()
-            .unwrap(),
-        scopes: vec![config::Scope::SessionsCreate],
-    });
-    config.server.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
-    let retention = retention(&config);
-    let keys = Arc::new(KeyRing::open(dir, config.tokens.algorithm).unwrap());
-    let store = Store::connect(&config.redis, &redis.url(), retention).unwrap();
-    let locations = Arc::new(Locations::open(None).unwrap());
-    let metrics = gatehouse::telemetry::metrics::install().unwrap();
-    store.prepare().await.unwrap();
-    let (gateway, _writer) = Gateway::new(config, store.clone(), keys, locations, metrics);
-    let (check, stop) = (&gateway.check, CancellationToken::new());
-    let following = gatehouse::check::follow(
-        store.clone(),
-        &check.revocations,
-        &check.freshness,
-        retention,
-        stop.clone(),
-    );
-    let proved = async {
-        while check.freshness.staleness(0, Instant::now()) == Duration::MAX {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        stop.cancel();
-    };
-    tokio::join!(following, proved);
-    (store, http::public(Arc::clone(&gateway)))
-}
-
-/// What an app holds.
-struct Tokens {
-    access: String,
-    refresh: String,
-}
-
-impl Tokens {
-    async fn of(response: axum::response::Response) -> Self {
-        let body = response.into_body().collect().await.unwrap().to_bytes();
-        let body: Value = serde_json::from_slice(&body).unwrap();
-        let text = |name: &str| body[name].as_str().expect(name).to_owned();
-        Self { access: text("access_token"), refresh: text("refresh_token") }
-    }
-}
-
-/// As nginx asks.
-fn check(tokens: &Tokens) -> Request<()> {
-    Request::get("/authz/auth-request")
-        .header("host", "gatehouse")
-        .header("authorization", format!("Bearer {}", tokens.access))
-        .header("x-original-method", "GET")
-        .header("x-original-url", "https://app.example/inbox?page=2")
-        .header("x-forwarded-for", "203.0.113.9")
-        .body(())
-        .unwrap()
-}
-
-async fn create(routes: &Routes, user: &str) -> Tokens {
-    let body = json!({
-        "user_id": user, "ip": "203.0.113.9", "user_agent": AGENT, "roles": ["staff"],
-        "claims": { "email": "ann@example.com", "name": "Ann" },
-    });
-    let request = Request::post("/api/v1/sessions")
-        .header("authorization", format!("Bearer {SERVICE_KEY}"))
-        .header("content-type", "application/json")
-        .body(Body::from(body.to_string()))
-        .unwrap();
-    Tokens::of(routes.answer(PEER, request).await).await
-}
-
-async fn refresh(routes: &Routes, tokens: &Tokens) -> Tokens {
-    let request = Request::post("/api/v1/sessions/refresh")
-        .header("user-agent", AGENT)
-        .header("content-type", "application/json")
-        .body(Body::from(json!({ "refresh_token": tokens.refresh }).to_string()))
-        .unwrap();
-    Tokens::of(routes.answer(PEER, request).await).await
 }

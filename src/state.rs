@@ -15,6 +15,7 @@ use crate::model::{Revocation, SessionId, Timestamp};
 use crate::sessions::Sessions;
 use crate::sessions::location::Locations;
 use crate::store::Store;
+use crate::telemetry::metrics;
 use crate::token::KeyRing;
 use crate::token::access::AccessTokens;
 
@@ -106,6 +107,12 @@ impl Gateway {
     /// No new requests, please.
     pub(crate) fn stopping(&self) {
         self.stopping.store(true, Ordering::Release);
+    }
+
+    /// Tells the metrics how things are at this moment.
+    pub(crate) fn measure(&self) {
+        let Check { freshness, revocations, .. } = &self.check;
+        metrics::feed(freshness.worst(), revocations.len(), self.store.is_up());
     }
 
     /// Each part, and what keeps it from being of use.

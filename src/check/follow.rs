@@ -29,7 +29,12 @@ pub async fn follow(
                 revocations,
                 freshness
             ))),
-            beat(&store, revocations, freshness),
+            join_all((0..store.buckets()).map(|bucket| beat(
+                &store,
+                bucket,
+                revocations,
+                freshness
+            ))),
             forget(revocations, retention),
         )
     };
@@ -117,24 +122,23 @@ async fn entries(
     }
 }
 
-async fn beat(store: &Store, revocations: &Revocations, freshness: &Freshness) {
-    let mut timer = tokio::time::interval(BEAT);
+/// Beats at the start, and then each bucket at a moment of its own, so that they do not all stand
+/// before a check at once.
+async fn beat(store: &Store, bucket: u16, revocations: &Revocations, freshness: &Freshness) {
+    let apart = BEAT * u32::from(bucket + 1) / u32::from(store.buckets());
+    let mut timer = tokio::time::interval_at(tokio::time::Instant::now() + apart, BEAT);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let bucket = u8::try_from(bucket).unwrap_or(u8::MAX);
     loop {
-        timer.tick().await;
-        let beats = (0..store.buckets()).map(|bucket| async move {
-            let bucket = u8::try_from(bucket).unwrap_or(u8::MAX);
-            let applied = freshness.before_beat(bucket);
-            let sent = Instant::now();
-            match store.feed_heartbeat(bucket).await {
-                Ok(beat) => {
-                    revocations.tick(bucket, beat.time);
-                    freshness.beat(bucket, applied, sent, beat.seq);
-                }
-                Err(error) => tracing::debug!(%error, "no heartbeat"),
+        let applied = freshness.before_beat(bucket);
+        let sent = Instant::now();
+        match store.feed_heartbeat(bucket).await {
+            Ok(beat) => {
+                revocations.tick(bucket, beat.time);
+                freshness.beat(bucket, applied, sent, beat.seq);
             }
-        });
-        join_all(beats).await;
-        metrics::feed(freshness.worst(), revocations.len(), store.is_up());
+            Err(error) => tracing::debug!(%error, "no heartbeat"),
+        }
+        timer.tick().await;
     }
 }

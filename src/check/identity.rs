@@ -36,7 +36,7 @@ pub struct Identity {
 
 impl Identity {
     /// `None` when a claim cannot stand in a header, which no login of ours lets happen.
-    pub(super) fn new(claims: &AccessClaims, key: usize, bucket: u8) -> Option<Self> {
+    pub fn new(claims: &AccessClaims, key: usize, bucket: u8) -> Option<Self> {
         let claim = |name: &str| claims.extra.get(name).and_then(Value::as_str).unwrap_or_default();
         let session = claims.sid.to_string();
         let values =

@@ -32,7 +32,8 @@ pub struct Revocations {
 }
 
 impl Revocations {
-    pub(super) fn new(buckets: usize, most: usize) -> Self {
+    /// Nothing yet, in so many buckets, and at most so many entries.
+    pub fn new(buckets: usize, most: usize) -> Self {
         let times = || (0..buckets).map(|_| AtomicU64::new(0)).collect();
         Self {
             sessions: HashMap::new(),
@@ -61,8 +62,9 @@ impl Revocations {
     /// Learns of a revocation that was made at some time. In any order and any number of times.
     pub fn learn(&self, bucket: u8, revocation: &Revocation, at: Timestamp) {
         match revocation {
+            // Of two times for the same the later is the safe one.
             Revocation::Session(sid) => {
-                self.sessions.pin().insert(sid.as_u128(), at);
+                self.sessions.pin().update_or_insert(sid.as_u128(), |old| at.max(*old), at);
             }
             // The newest says all that the older ones said: what one of them kept and a later one
             // did not is dead, and what a later one keeps was alive then.
@@ -216,6 +218,17 @@ mod tests {
         set.tick(1, Timestamp(61_001));
         set.forget(Duration::from_mins(1));
         assert!(set.is_empty());
+    }
+
+    #[test]
+    fn a_clock_that_is_behind_makes_nothing_older() {
+        let set = Revocations::new(1, 100);
+        for at in [1_000_000, 5] {
+            set.learn(0, &Revocation::Session(SessionId([1; 16])), Timestamp(at));
+        }
+        set.tick(0, Timestamp(1_000_000));
+        set.forget(Duration::from_mins(1));
+        assert_eq!(set.len(), 1);
     }
 
     #[test]

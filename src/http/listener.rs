@@ -91,10 +91,8 @@ fn connection(
         let shared = Arc::clone(&shared);
         async move {
             let (routes, pulse) = &*shared;
-            pulse.asked(request.version());
-            let response = routes.answer(peer, request).await;
-            pulse.answered();
-            Ok::<_, Infallible>(response)
+            let _busy = pulse.asked(request.version());
+            Ok::<_, Infallible>(routes.answer(peer, request).await)
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -112,14 +110,14 @@ fn connection(
     builder.serve_connection(io, service).into_owned()
 }
 
-/// Whether a connection lives. Only the task of the connection writes to it, so that plain loads
-/// and stores are enough.
+/// Whether a connection lives.
 #[derive(Default)]
 struct Pulse {
-    /// Bytes, either way.
+    /// Bytes, either way. Only the connection's own task adds to it, so that a load and a store do.
     moved: AtomicU64,
     /// Headers that were complete.
     asked: AtomicU64,
+    /// Those that were answered, or given up by the client.
     answered: AtomicU64,
     /// Something came after the last answer that is not a whole header yet.
     unfinished: AtomicBool,
@@ -137,16 +135,14 @@ impl Pulse {
         self.unfinished.store(!self.is_busy() && bytes > 0, Ordering::Relaxed);
     }
 
-    fn asked(&self, version: Version) {
+    /// Busy until what this returns is dropped.
+    fn asked(&self, version: Version) -> Busy<'_> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         self.unfinished.store(false, Ordering::Relaxed);
         if version == Version::HTTP_2 {
             self.http2.store(true, Ordering::Relaxed);
         }
-    }
-
-    fn answered(&self) {
-        self.answered.fetch_add(1, Ordering::Relaxed);
+        Busy(self)
     }
 
     fn is_busy(&self) -> bool {
@@ -169,6 +165,15 @@ impl Pulse {
             }
             (slow, last) = (unfinished.then_some(asked), moved);
         }
+    }
+}
+
+/// A request under way.
+struct Busy<'a>(&'a Pulse);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.answered.fetch_add(1, Ordering::Relaxed);
     }
 }
 

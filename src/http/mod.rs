@@ -14,7 +14,7 @@ mod view;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, HttpBody};
 use axum::extract::{ConnectInfo, DefaultBodyLimit, MatchedPath, State};
@@ -93,7 +93,11 @@ pub fn operations(gateway: Arc<Gateway>) -> Routes {
     Routes { checks: None, others }
 }
 
-/// Counts a request, refuses one too many, and keeps every answer out of caches.
+/// From the end of a request's header to its answer. Redis has its own, shorter time limit, so it is
+/// the body that is slow.
+const REQUEST_TIME: Duration = Duration::from_secs(10);
+
+/// Counts a request, refuses one too many or too slow, and keeps every answer out of caches.
 async fn observe(State(gateway): App, request: Request<Body>, next: Next) -> Response {
     let start = Instant::now();
     let route = request
@@ -108,7 +112,10 @@ async fn observe(State(gateway): App, request: Request<Body>, next: Next) -> Res
         _ => "other",
     };
     let mut response = match gateway.places.try_acquire() {
-        Ok(_place) => next.run(request).await,
+        Ok(_place) => match tokio::time::timeout(REQUEST_TIME, next.run(request)).await {
+            Ok(response) => response,
+            Err(_) => Problem::too_slow(REQUEST_TIME).into_response(),
+        },
         Err(_) => Problem::overloaded().into_response(),
     };
     response

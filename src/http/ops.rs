@@ -42,6 +42,7 @@ pub(super) async fn readyz(
 /// Prometheus's text format.
 pub(super) async fn scrape(State(gateway): App) -> String {
     gateway.process.collect();
+    gateway.measure();
     let mut text = gateway.metrics.render();
     // Writing to a text does not fail.
     let _ = metrics::render_checks(&mut text);

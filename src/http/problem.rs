@@ -1,5 +1,7 @@
 //! Errors as they leave the house: RFC 9457.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -72,6 +74,13 @@ impl Problem {
         let errors = vec![FieldError { field: "body".to_owned(), message: detail.clone() }];
         let status = StatusCode::PAYLOAD_TOO_LARGE;
         Self { errors, ..Self::new(status, "validation_failed", "The body is too large", &detail) }
+    }
+
+    pub(super) fn too_slow(limit: Duration) -> Self {
+        let detail = format!("the body has to arrive within {} s", limit.as_secs());
+        let errors = vec![FieldError { field: "body".to_owned(), message: detail.clone() }];
+        let status = StatusCode::REQUEST_TIMEOUT;
+        Self { errors, ..Self::new(status, "validation_failed", "The body is too slow", &detail) }
     }
 
     pub(super) fn unsupported_media_type() -> Self {

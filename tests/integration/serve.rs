@@ -204,3 +204,24 @@ async fn a_connection_may_be_idle_but_not_slow() {
     });
     connections.await.unwrap();
 }
+
+#[tokio::test]
+async fn a_body_that_never_ends_is_not_waited_for() {
+    use std::io::Read as _;
+    let house = Gatehouse::with(1, &["limits.requests_at_once=1"]).await;
+    let address = house.gateway().url.strip_prefix("http://").unwrap().to_owned();
+    let slow = tokio::task::spawn_blocking(move || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let head = b"POST /api/v1/sessions/refresh HTTP/1.1\r\nHost: x\r\n\
+                     Content-Type: application/json\r\nContent-Length: 99\r\n\r\n{";
+        stream.write_all(head).unwrap();
+        let mut answer = [0; 1024];
+        let length = stream.read(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer[..length]).into_owned()
+    });
+    let answer = slow.await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert!(answer.contains("has to arrive within 10 s"), "{answer}");
+    assert_eq!(house.gateway().create(serde_json::json!({ "user_id": "ann" })).await.status, 201);
+}

@@ -129,8 +129,8 @@ fn main() -> Result<()> {
 
     let command = format!(
         "cargo build --release --locked\n\
-         cargo build --release --locked --manifest-path benches/http/Cargo.toml\n\
-         benches/http/target/release/compare --rounds {} --seconds {} --rate {}",
+         cargo build --release --locked --manifest-path benches/http/Cargo.toml --target-dir target/http\n\
+         target/http/release/compare --rounds {} --seconds {} --rate {}",
         args.rounds, args.seconds, args.rate,
     );
     Report { entries: &entries, rate: args.rate, command }.write(&args.out)

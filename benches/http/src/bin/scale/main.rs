@@ -105,8 +105,8 @@ fn command(sessions: &[u64], revocations: &[u64], seconds: u32, rounds: u32) -> 
     let list = |levels: &[u64]| levels.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
     format!(
         "cargo build --release --locked\n\
-         cargo build --release --locked --manifest-path benches/http/Cargo.toml\n\
-         benches/http/target/release/scale --sessions {} --revocations {} --seconds {seconds} \
+         cargo build --release --locked --manifest-path benches/http/Cargo.toml --target-dir target/http\n\
+         target/http/release/scale --sessions {} --revocations {} --seconds {seconds} \
          --rounds {rounds}",
         list(sessions),
         list(revocations),
