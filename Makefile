@@ -15,7 +15,11 @@ test: setup-test fmt lint unit bench-guard integration
 bench: setup-test
 	cargo bench --locked --bench parts --bench scripts
 
+# A package of its own, so that Gatehouse does not depend on its rivals.
+COMPARE = --manifest-path benches/http/Cargo.toml
+
 bench-http: setup-bench
+	cargo clippy --locked --all-targets $(COMPARE) --target-dir target/http -- -D warnings
 	cargo build --locked --release
 	cargo build --locked --release $(COMPARE) --target-dir target/http
 	target/http/release/compare
@@ -34,16 +38,12 @@ setup-test:
 setup-bench:
 	@scripts/install redis-server redis-cli wrk node npm
 
-# What compares over HTTP is a package of its own, so that Gatehouse does not depend on its rivals.
-COMPARE = --manifest-path benches/http/Cargo.toml
-
 fmt:
 	cargo fmt --check
 	cargo fmt --check $(COMPARE)
 
 lint:
 	cargo clippy --locked --all-targets -- -D warnings
-	cargo clippy --locked --all-targets $(COMPARE) --target-dir target/http -- -D warnings
 
 unit:
 	cargo test --locked --lib --bins

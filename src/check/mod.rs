@@ -7,10 +7,10 @@
 mod activity;
 mod follow;
 mod freshness;
+mod hash;
 mod identity;
 mod revocations;
 
-use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,8 @@ pub use follow::follow;
 pub use freshness::Freshness;
 pub use identity::Identity;
 pub use revocations::Revocations;
+
+use hash::RandomHash;
 
 use crate::model::Timestamp;
 use crate::store::Store;
@@ -58,7 +60,7 @@ pub struct Check {
     /// Who wants to know which sessions are in use.
     pub activities: Activities,
     store: Store,
-    verified: Cache<Box<[u8]>, Arc<Identity>, UnitWeighter, TailHash>,
+    verified: Cache<Box<[u8]>, Arc<Identity>, UnitWeighter, RandomHash>,
     max_staleness: Duration,
     /// For checks that ask Redis, one each.
     places: Semaphore,
@@ -87,7 +89,7 @@ impl Check {
                 remembered_tokens,
                 remembered_tokens as u64,
                 UnitWeighter,
-                TailHash,
+                RandomHash::default(),
                 DefaultLifecycle::default(),
             ),
             max_staleness,
@@ -139,37 +141,5 @@ impl Check {
         let identity = Arc::new(Identity::new(&claims, key, bucket)?);
         self.verified.insert(rest.into(), Arc::clone(&identity));
         Some(identity)
-    }
-}
-
-/// Hashes the end of a token only: the signature, which is as good as random. Whoever makes others
-/// with the same end makes nothing that is remembered, since only genuine tokens are.
-#[derive(Clone)]
-struct TailHash;
-
-struct TailHasher(u64);
-
-impl BuildHasher for TailHash {
-    type Hasher = TailHasher;
-
-    fn build_hasher(&self) -> TailHasher {
-        TailHasher(0)
-    }
-}
-
-impl Hasher for TailHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        if let Some(tail) = bytes.last_chunk::<16>() {
-            let wide =
-                u128::from_le_bytes(*tail).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
-            // The upper half has seen every bit.
-            self.0 ^= (wide >> 64) as u64;
-        }
-    }
-
-    fn write_usize(&mut self, _length: usize) {}
-
-    fn finish(&self) -> u64 {
-        self.0
     }
 }

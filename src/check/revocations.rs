@@ -1,6 +1,5 @@
 //! What is known to be dead.
 
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,6 +7,7 @@ use std::time::Duration;
 use papaya::{HashMap, ResizeMode};
 
 use super::Identity;
+use super::hash::RandomHash;
 use crate::model::{Revocation, SessionId, Timestamp, UserId};
 use crate::telemetry::metrics;
 
@@ -17,31 +17,11 @@ struct CutOff {
     kept: Option<SessionId>,
 }
 
-/// Session ids are random, or as good as random to whoever lacks the key: they need no hash.
-type IdHash = BuildHasherDefault<IdHasher>;
-
-#[derive(Default)]
-struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.0 ^= u64::from_le_bytes(word);
-        }
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
 /// A set that only grows, until no token is left that an entry could speak of. All times are the
 /// store's.
 pub struct Revocations {
     /// Sessions, by id: when they were revoked.
-    sessions: HashMap<u128, Timestamp, IdHash>,
+    sessions: HashMap<u128, Timestamp, RandomHash>,
     users: HashMap<UserId, CutOff>,
     /// By bucket: everything issued up to this time.
     everything: Box<[AtomicU64]>,
@@ -59,7 +39,7 @@ impl Revocations {
         Self {
             // A table that is still being moved, entry by entry, would be looked through twice.
             sessions: HashMap::builder()
-                .hasher(IdHash::default())
+                .hasher(RandomHash::default())
                 .resize_mode(ResizeMode::Blocking)
                 .build(),
             users: HashMap::builder().resize_mode(ResizeMode::Blocking).build(),
