@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use crate::check::{Activities, ActivityWriter, Check};
 use crate::config::Config;
 use crate::http::Failures;
-use crate::model::{Revocation, SessionId, Timestamp};
+use crate::model::SessionId;
 use crate::sessions::Sessions;
 use crate::sessions::location::Locations;
 use crate::store::Store;
@@ -94,8 +94,7 @@ impl Gateway {
     /// These sessions ended here: this gateway need not wait for the feed to say so.
     pub(crate) fn ended(&self, sessions: &[SessionId]) {
         for session in sessions {
-            // The feed will say when it was by the store's clock.
-            self.check.revocations.learn(0, &Revocation::Session(*session), Timestamp::now());
+            self.check.revocations.end(*session);
         }
     }
 

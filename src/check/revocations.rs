@@ -88,6 +88,14 @@ impl Revocations {
         }
     }
 
+    /// A session was ended a moment ago, by this process. Until the feed says when, the newest time
+    /// that the store has told stands for it: this process's own clock may be ahead, and a cut-off in
+    /// the future would refuse what was issued after it.
+    pub fn end(&self, session: SessionId) {
+        let newest = self.clocks.iter().map(|clock| clock.load(Ordering::Acquire)).max();
+        self.learn(0, &Revocation::Session(session), Timestamp(newest.unwrap_or(0)));
+    }
+
     fn cut(&self, bucket: u8, before: Timestamp) {
         self.everything[usize::from(bucket)].fetch_max(before.0, Ordering::AcqRel);
     }
@@ -234,6 +242,17 @@ mod tests {
         set.tick(0, Timestamp(1_000_000));
         set.forget(Duration::from_mins(1));
         assert_eq!(set.len(), 1);
+    }
+
+    #[test]
+    fn what_ended_here_is_dead_at_once_and_by_the_stores_clock() {
+        let set = Revocations::new(16, 100);
+        set.tick(3, Timestamp(1_000));
+        for i in 1..=101 {
+            set.end(SessionId([i; 16]));
+            assert!(set.cover(&identity("ann", i, 1_000)));
+        }
+        assert!(!set.cover(&identity("ann", 200, 1_001)), "no cut-off is later than the store");
     }
 
     #[test]
