@@ -1,9 +1,14 @@
 //! Connections. Every default of the client that is unsafe for this use is set here, on purpose.
 
+use std::fmt::Display;
+use std::path::Path;
 use std::time::Duration;
 
 use fred::prelude::*;
-use fred::types::config::{ReconnectError, UnresponsiveConfig};
+use fred::types::config::{ReconnectError, TlsConnector, UnresponsiveConfig};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, RootCertStore};
 
 use super::StoreError;
 use crate::config::Redis;
@@ -11,7 +16,10 @@ use crate::config::Redis;
 /// A pool for commands, and connections of their own for the blocking reads of the feed: one that
 /// reads every bucket, or one a bucket where these live on different servers.
 pub(super) fn build(config: &Redis, url: &str) -> Result<(Pool, Vec<Client>), StoreError> {
-    let server = Config::from_url(url)?;
+    let mut server = Config::from_url(url)?;
+    if let (Some(tls), Some(file)) = (&mut server.tls, &config.ca_file) {
+        tls.connector = trusting(file)?;
+    }
     let feeds = if server.server.is_clustered() { config.buckets } else { 1 };
     let mut builder = builder(server);
     builder.with_performance_config(|performance| {
@@ -26,6 +34,22 @@ pub(super) fn build(config: &Redis, url: &str) -> Result<(Pool, Vec<Client>), St
     });
     let feeds = (0..feeds).map(|_| builder.build()).collect::<Result<_, _>>()?;
     Ok((pool, feeds))
+}
+
+/// TLS with servers whose certificates these authorities have signed.
+fn trusting(file: &Path) -> Result<TlsConnector, StoreError> {
+    let unreadable = |problem: &dyn Display| {
+        StoreError::Unsafe(format!("redis.ca_file: {}: {problem}", file.display()))
+    };
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(file).map_err(|error| unreadable(&error))? {
+        let certificate = certificate.map_err(|error| unreadable(&error))?;
+        roots.add(certificate).map_err(|error| unreadable(&error))?;
+    }
+    if roots.is_empty() {
+        return Err(unreadable(&"no certificate in it"));
+    }
+    Ok(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth().into())
 }
 
 fn builder(mut config: Config) -> Builder {
@@ -52,6 +76,8 @@ fn builder(mut config: Config) -> Builder {
                 ReconnectError::Loading,
                 ReconnectError::MasterDown,
                 ReconnectError::ReadOnly,
+                // A primary that was cut off from its replicas has probably been replaced.
+                ReconnectError::NoReplicas,
             ];
         });
     builder

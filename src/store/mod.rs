@@ -5,6 +5,7 @@
 //! cluster.
 
 mod client;
+mod confirm;
 pub mod embedded;
 pub mod feed;
 mod keys;
@@ -12,10 +13,14 @@ mod reply;
 mod scripts;
 pub mod sessions;
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use fred::prelude::*;
 use futures::future::join_all;
+
+use confirm::Confirmations;
 
 use crate::config::Redis;
 use crate::model::UserId;
@@ -46,13 +51,19 @@ impl From<fred::error::Error> for StoreError {
     }
 }
 
+/// How the keys are laid out.
+const SCHEMA: &str = "2";
+
 /// The sessions in Redis.
 #[derive(Clone)]
 pub struct Store {
     pool: Pool,
     feeds: Vec<Client>,
+    confirmations: Option<Confirmations>,
     buckets: u16,
     retention: Duration,
+    /// By bucket: how many commands in a row have failed.
+    failures: Arc<[AtomicU32]>,
 }
 
 impl Store {
@@ -63,7 +74,14 @@ impl Store {
         for feed in &feeds {
             feed.connect();
         }
-        Ok(Self { pool, feeds, buckets: config.buckets, retention })
+        Ok(Self {
+            confirmations: Confirmations::new(config, &pool),
+            failures: (0..config.buckets).map(|_| AtomicU32::new(0)).collect(),
+            pool,
+            feeds,
+            buckets: config.buckets,
+            retention,
+        })
     }
 
     /// Waits for the first connection, then refuses a server whose settings would lose data, and
@@ -74,15 +92,23 @@ impl Store {
         let memory: String = self.pool.info(Some(fred::types::InfoKind::Memory)).await?;
         check_settings(&server, &memory)?;
         let meta = keys::META;
-        let _: i64 = self.pool.hsetnx(meta, "schema", "1").await?;
+        let _: i64 = self.pool.hsetnx(meta, "schema", SCHEMA).await?;
         let _: i64 = self.pool.hsetnx(meta, "buckets", self.buckets).await?;
         let pinned: Vec<String> = self.pool.hmget(meta, vec!["schema", "buckets"]).await?;
-        if pinned != ["1".to_owned(), self.buckets.to_string()] {
+        let [schema, buckets] = &pinned[..] else {
+            return Err(StoreError::Unavailable("it does not tell how it was set up".to_owned()));
+        };
+        if schema != SCHEMA {
             return Err(StoreError::Unsafe(format!(
-                "redis.buckets: this Redis was set up with schema {} and {} buckets, this gateway \
-                 is for schema 1 and {} (set redis.buckets to what it was set up with)",
-                pinned.first().map_or("?", String::as_str),
-                pinned.get(1).map_or("?", String::as_str),
+                "redis.url: the sessions in this Redis are laid out by schema {schema}, this \
+                 gateway reads schema {SCHEMA} (use the version that made them, or an empty Redis: \
+                 everybody logs in again then)"
+            )));
+        }
+        if *buckets != self.buckets.to_string() {
+            return Err(StoreError::Unsafe(format!(
+                "redis.buckets: this Redis was set up with {buckets} buckets, this gateway is for \
+                 {} (set redis.buckets to what it was set up with)",
                 self.buckets,
             )));
         }
@@ -107,8 +133,9 @@ impl Store {
     /// Ends the connections after what was sent has been answered, or half a second later: the
     /// client can wait for ever on a connection that was just made or broken.
     pub async fn close(&self) {
-        let close =
-            async { tokio::join!(self.pool.quit(), join_all(self.feeds.iter().map(Client::quit))) };
+        let waiting = self.confirmations.iter().map(|confirmations| &confirmations.client);
+        let others = self.feeds.iter().chain(waiting).map(Client::quit);
+        let close = async { tokio::join!(self.pool.quit(), join_all(others)) };
         let _ = tokio::time::timeout(Duration::from_millis(500), close).await;
     }
 }

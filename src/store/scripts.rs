@@ -2,6 +2,7 @@
 //! server does not have them.
 
 use std::sync::LazyLock;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use fred::bytes_utils::Str;
@@ -45,7 +46,7 @@ macro_rules! script {
 // flag is refused by a full server before its first line, so it never stops half way.
 script!(CREATE, "session_create", "", [BUCKET, RECORD, FEED, SESSION, DESCRIBE]);
 script!(ROTATE, "session_rotate", "allow-oom", [BUCKET, RECORD, FEED, SESSION]);
-script!(LIVE, "session_live", "no-writes", [BUCKET, RECORD, SESSION]);
+script!(LIVE, "session_live", "allow-oom", [BUCKET, RECORD, SESSION]);
 script!(LIST, "session_list", "no-writes", [BUCKET, RECORD, SESSION, DESCRIBE]);
 script!(UPDATE, "session_update", "", [BUCKET, RECORD, SESSION, DESCRIBE]);
 script!(TOUCH, "session_touch", "", [BUCKET, RECORD, SESSION]);
@@ -54,12 +55,39 @@ script!(REVOKE_ALL, "session_revoke_all", "allow-oom", [BUCKET, RECORD, FEED, SE
 script!(EVERYTHING, "revoke_everything", "allow-oom", [BUCKET, RECORD, FEED]);
 script!(SWEEP, "session_sweep", "allow-oom", [BUCKET, RECORD, SESSION]);
 script!(HEARTBEAT, "feed_heartbeat", "allow-oom", [BUCKET]);
+script!(ASSERT, "feed_assert", "allow-oom", [BUCKET, RECORD, FEED, SESSION]);
+script!(CONFIRM, "feed_confirm", "allow-oom", [BUCKET]);
 script!(TAIL, "feed_tail", "no-writes", [BUCKET]);
 
+/// So many commands in a row fail in a bucket before the next ones are refused unsent.
+const FAILURES: u32 = 5;
+
 impl Store {
-    /// Runs a script in a bucket. `NOSCRIPT` means that nothing ran, so sending it whole is safe.
+    /// Runs a script in a bucket. While its server does not answer, only heartbeats still ask.
     pub(super) async fn run(
         &self,
+        script: &Script,
+        bucket: u8,
+        arguments: Vec<Value>,
+    ) -> Result<Vec<Value>, StoreError> {
+        let failures = &self.failures[usize::from(bucket)];
+        if failures.load(Ordering::Relaxed) >= FAILURES && script.name != HEARTBEAT.name {
+            return Err(StoreError::Unavailable("it has not answered lately".to_owned()));
+        }
+        let result = self.run_on(self.pool.next(), script, bucket, arguments).await;
+        match &result {
+            Err(StoreError::Unavailable(_)) => {
+                failures.fetch_add(1, Ordering::Relaxed);
+            }
+            _ => failures.store(0, Ordering::Relaxed),
+        }
+        result
+    }
+
+    /// Runs a script on a connection. `NOSCRIPT` means that nothing ran, so sending it whole is safe.
+    pub(super) async fn run_on(
+        &self,
+        client: &Client,
         script: &Script,
         bucket: u8,
         arguments: Vec<Value>,
@@ -70,7 +98,6 @@ impl Store {
         args.push(Value::from(retention));
         args.extend(arguments);
         let key = keys::feed(bucket);
-        let client = self.pool.next();
         let mut result: Result<Value, Error> =
             client.evalsha(script.sha.clone(), key.clone(), args.clone()).await;
         if matches!(&result, Err(error) if error.details().starts_with("NOSCRIPT")) {
@@ -103,6 +130,8 @@ mod tests {
             &EVERYTHING,
             &SWEEP,
             &HEARTBEAT,
+            &ASSERT,
+            &CONFIRM,
             &TAIL,
         ];
         let files = std::fs::read_dir(dir).unwrap().filter(|entry| {

@@ -9,7 +9,7 @@ pub use super::reply::Record;
 use super::reply::{Fields, Reply};
 use super::{Store, StoreError, keys, scripts};
 use crate::config::OnLimit;
-use crate::model::{EndCause, Location, Session, SessionId, Timestamp, UserId};
+use crate::model::{EndCause, Location, Revocation, Session, SessionId, Timestamp, UserId};
 use crate::token::handle::Seed;
 
 fn policy(on_limit: OnLimit) -> &'static str {
@@ -239,10 +239,10 @@ impl Store {
         // Beside the script and not in it, because a script has to take every field into its hands.
         // Neither order matters: what a rotation changes of the record, it also replies.
         let key = keys::session(bucket, sid);
-        let (values, fields) = tokio::join!(self.run(&scripts::ROTATE, bucket, args), async {
-            self.pool.hgetall::<Fields, _>(key).await
-        });
-        let mut reply = Reply::new("session_rotate", values?);
+        let (values, fields) = tokio::try_join!(self.run(&scripts::ROTATE, bucket, args), async {
+            Ok(self.pool.hgetall::<Fields, _>(key).await?)
+        })?;
+        let mut reply = Reply::new("session_rotate", values);
         let outcome = reply.text()?;
         let echoed = reply.session_id()?;
         reply.must_echo(echoed == sid)?;
@@ -263,7 +263,6 @@ impl Store {
         let issued = reply.time()?;
         let expires = reply.time()?;
         let granted = reply.number()?;
-        let fields = fields?;
         if fields.is_empty() {
             // It was ended a moment ago.
             return Ok(Err(Refused::Revoked));
@@ -379,29 +378,29 @@ impl Store {
         Ok(outcome == "ended")
     }
 
-    /// Ends every session of a user, except for one. Returns those that it ended.
+    /// Ends every session of a user, except for one. Returns those that it ended, and what it said.
     pub async fn session_revoke_all(
         &self,
         user: &UserId,
         kept: Option<SessionId>,
         cause: EndCause,
-    ) -> Result<Vec<SessionId>, StoreError> {
-        let kept = kept.map_or_else(|| "-".to_owned(), |sid| sid.to_string());
-        let args = vec![user.as_str().into(), kept.into(), cause.as_str().into()];
+    ) -> Result<(Vec<SessionId>, Revocation), StoreError> {
+        let spared = kept.map_or_else(|| "-".to_owned(), |sid| sid.to_string());
+        let args = vec![user.as_str().into(), spared.into(), cause.as_str().into()];
         let values = self.run(&scripts::REVOKE_ALL, self.bucket_of(user), args).await?;
         let mut reply = Reply::new("session_revoke_all", values);
         let (_, echoed) = (reply.text()?, reply.text()?);
         reply.must_echo(echoed == user.as_str())?;
-        reply.session_ids()
+        let revocation = Revocation::User { user: user.clone(), before: reply.time()?, kept };
+        Ok((reply.session_ids()?, revocation))
     }
 
-    /// Everything that was issued before now is dead: one write a bucket.
-    pub async fn revoke_everything(&self) -> Result<(), StoreError> {
-        let writes = (0..self.buckets).map(|bucket| {
-            let bucket = u8::try_from(bucket).unwrap_or(u8::MAX);
-            self.run(&scripts::EVERYTHING, bucket, Vec::new())
-        });
-        futures::future::try_join_all(writes).await.map(drop)
+    /// Everything in a bucket that was issued before now is dead. Returns what it said.
+    pub async fn revoke_everything(&self, bucket: u8) -> Result<Revocation, StoreError> {
+        let values = self.run(&scripts::EVERYTHING, bucket, Vec::new()).await?;
+        let mut reply = Reply::new("revoke_everything", values);
+        reply.text()?;
+        Ok(Revocation::Everything { before: reply.time()? })
     }
 
     /// Clears away a batch of what has ended.

@@ -7,6 +7,9 @@
 
 mod harness;
 
+#[path = "../faults/mod.rs"]
+mod faults;
+
 mod admin;
 mod authz;
 mod bad_input;
