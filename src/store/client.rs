@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fred::prelude::*;
@@ -11,11 +12,21 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 
 use super::StoreError;
-use crate::config::Redis;
+use super::connection::Connection;
+use crate::config::{Durability, Redis};
 
-/// A pool for commands, and connections of their own for the blocking reads of the feed: one that
-/// reads every bucket, or one a bucket where these live on different servers.
-pub(super) fn build(config: &Redis, url: &str) -> Result<(Pool, Vec<Client>), StoreError> {
+/// What a gateway needs: connections for commands, and some of their own for what blocks.
+pub(super) struct Clients {
+    /// For commands.
+    pub(super) commands: Vec<Arc<Connection>>,
+    /// For reads of the feed: one that reads every bucket, or one a bucket where these live on
+    /// different servers.
+    pub(super) feeds: Vec<Arc<Connection>>,
+    /// For what waits for replicas.
+    pub(super) waiting: Option<Arc<Connection>>,
+}
+
+pub(super) fn connect(config: &Redis, url: &str) -> Result<Clients, StoreError> {
     let mut server = Config::from_url(url)?;
     if let (Some(tls), Some(file)) = (&mut server.tls, &config.ca_file) {
         tls.connector = trusting(file)?;
@@ -27,13 +38,16 @@ pub(super) fn build(config: &Redis, url: &str) -> Result<(Pool, Vec<Client>), St
         performance.default_command_timeout = config.timeout;
         performance.broadcast_channel_capacity = 4096;
     });
-    let pool = builder.build_pool(config.connections)?;
+    let begin = |builder: &Builder| Connection::begin(builder.clone(), config.buckets);
+    let commands = (0..config.connections).map(|_| begin(&builder)).collect::<Result<_, _>>()?;
+    let waits = config.durability == Durability::Wait;
+    let waiting = waits.then(|| begin(&builder)).transpose()?;
     builder.with_performance_config(|performance| {
         // A blocking read brings its own limit.
         performance.default_command_timeout = Duration::ZERO;
     });
-    let feeds = (0..feeds).map(|_| builder.build()).collect::<Result<_, _>>()?;
-    Ok((pool, feeds))
+    let feeds = (0..feeds).map(|_| begin(&builder)).collect::<Result<_, _>>()?;
+    Ok(Clients { commands, feeds, waiting })
 }
 
 /// TLS with servers whose certificates these authorities have signed.

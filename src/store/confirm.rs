@@ -1,32 +1,27 @@
 //! Whether replicas have what was revoked (`redis.durability = "wait"`).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use fred::prelude::*;
 use fred::types::{ClusterHash, CustomCommand};
 
-use super::reply::Reply;
+use super::connection::Connection;
 use super::{Store, StoreError, keys, scripts};
-use crate::config::{self, Durability};
+use crate::config;
 use crate::model::Revocation;
 
 /// A connection of its own for `WAIT`, which holds up whatever comes after it.
 #[derive(Clone)]
 pub(super) struct Confirmations {
-    pub(super) client: Client,
+    pub(super) connection: Arc<Connection>,
     replicas: u32,
     timeout: Duration,
 }
 
 impl Confirmations {
-    /// `None` when nobody wants to wait.
-    pub(super) fn new(config: &config::Redis, pool: &Pool) -> Option<Self> {
-        let wanted = config.durability == Durability::Wait;
-        wanted.then(|| {
-            let client = pool.next().clone_new();
-            client.connect();
-            Self { client, replicas: config.wait_replicas, timeout: config.timeout }
-        })
+    pub(super) fn new(config: &config::Redis, connection: Arc<Connection>) -> Self {
+        Self { connection, replicas: config.wait_replicas, timeout: config.timeout }
     }
 }
 
@@ -54,18 +49,18 @@ impl Store {
         bucket: u8,
         revocation: &Revocation,
     ) -> Result<bool, StoreError> {
-        let Confirmations { client, replicas, timeout } = confirmations;
+        let Confirmations { connection, replicas, timeout } = confirmations;
         let args = vec![revocation.to_string().into()];
-        let values = self.run_on(client, &scripts::CONFIRM, bucket, args).await?;
-        let mut reply = Reply::new("feed_confirm", values);
-        reply.text()?;
+        let mut reply = self.run_on(connection, &scripts::CONFIRM, bucket, args).await?;
+        reply.must_be("confirmed")?;
         if reply.number()? == 0 {
             return Ok(false);
         }
         let slot = ClusterHash::Custom(fred::util::redis_keyslot(keys::feed(bucket).as_bytes()));
         // Those that stand before it on the connection may take as long as this one.
         let options = Options { timeout: Some(*timeout * 2), ..Options::default() };
-        let confirmed: u32 = client
+        let confirmed: u32 = connection
+            .client()
             .with_options(&options)
             .custom(
                 CustomCommand::new("WAIT", slot, false),

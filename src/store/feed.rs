@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fred::prelude::*;
@@ -95,17 +96,22 @@ const BLOCK: Duration = Duration::from_secs(1);
 impl Store {
     /// Proves by a write what the newest revocation of a bucket is.
     pub async fn feed_heartbeat(&self, bucket: u8) -> Result<Beat, StoreError> {
-        let values = self.run(&scripts::HEARTBEAT, bucket, Vec::new()).await?;
-        let mut reply = Reply::new("feed_heartbeat", values);
-        reply.text()?;
+        /// An earlier heartbeat's reply, or another bucket's, proves nothing.
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let args = vec![i64::try_from(number).unwrap_or_default().into()];
+        let mut reply = self.run(&scripts::HEARTBEAT, bucket, args).await?;
+        reply.must_be("beat")?;
+        let echoed = reply.number()?;
+        reply.must_echo(echoed == number)?;
         Ok(Beat { newest: mark(&mut reply)?, time: reply.time()? })
     }
 
     /// Where the feed of a bucket ends.
     pub async fn feed_tail(&self, bucket: u8) -> Result<Position, StoreError> {
-        let values = self.run(&scripts::TAIL, bucket, Vec::new()).await?;
-        let mut reply = Reply::new("feed_tail", values);
-        reply.text()?;
+        let mut reply = self.run(&scripts::TAIL, bucket, Vec::new()).await?;
+        reply.must_be("tail")?;
+        reply.must_be(&keys::feed(bucket))?;
         Ok(Position { bucket, mark: mark(&mut reply)? })
     }
 
@@ -120,7 +126,8 @@ impl Store {
         loop {
             let command = CustomCommand::new("ZSCAN", ClusterHash::FirstKey, false);
             let args = vec![keys::index(bucket), cursor, "COUNT".into(), "1000".into()];
-            let (next, page): (String, Vec<Value>) = self.pool.custom(command, args).await?;
+            let (next, page): (String, Vec<Value>) =
+                self.commands.next().client().custom(command, args).await?;
             tombstones.extend(page.chunks_exact(2).filter_map(|pair| {
                 let revocation = pair[0].as_str()?.parse().ok()?;
                 Some((revocation, Timestamp(pair[1].as_str()?.parse().ok()?)))
@@ -142,9 +149,8 @@ impl Store {
         let mut lost = 0;
         for batch in revocations.chunks(ASSERTED) {
             let args = batch.iter().map(|revocation| revocation.to_string().into()).collect();
-            let mut reply =
-                Reply::new("feed_assert", self.run(&scripts::ASSERT, bucket, args).await?);
-            reply.text()?;
+            let mut reply = self.run(&scripts::ASSERT, bucket, args).await?;
+            reply.must_be("asserted")?;
             lost += reply.number()?;
         }
         Ok(lost)
@@ -159,7 +165,7 @@ impl Store {
     /// Connects a reader anew, to whichever server has its buckets now: one that was cut off from
     /// the others goes on answering reads.
     pub async fn feed_reconnect(&self, reader: usize) -> Result<(), StoreError> {
-        Ok(self.feeds[reader].force_reconnection().await?)
+        self.feeds[reader].replace().await
     }
 
     /// What came after some positions; waits up to a second for it. Only one task may be a reader.
@@ -171,11 +177,17 @@ impl Store {
         let streams: Vec<String> = after.iter().map(|at| keys::revoked(at.bucket)).collect();
         let ids: Vec<String> = after.iter().map(|at| at.mark.id.to_string()).collect();
         let block = u64::try_from(BLOCK.as_millis()).unwrap_or(1000);
-        let options = Options { timeout: Some(BLOCK * 3), ..Options::default() };
-        let news: HashMap<String, Vec<(String, Fields)>> = self.feeds[reader]
+        let options = Options { timeout: Some(BLOCK * 3 / 2), ..Options::default() };
+        let connection = &self.feeds[reader];
+        let news: Result<HashMap<String, Vec<(String, Fields)>>, _> = connection
+            .client()
             .with_options(&options)
             .xread_map(Some(1000), Some(block), streams.clone(), ids)
-            .await?;
+            .await;
+        if let Some(first) = after.first() {
+            connection.note(first.bucket, news.is_ok());
+        }
+        let news = news?;
         let mut entries = Vec::new();
         for (stream, at) in streams.iter().zip(after) {
             for (id, fields) in news.get(stream).into_iter().flatten() {

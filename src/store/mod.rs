@@ -6,6 +6,7 @@
 
 mod client;
 mod confirm;
+mod connection;
 pub mod embedded;
 pub mod feed;
 mod keys;
@@ -21,6 +22,7 @@ use fred::prelude::*;
 use futures::future::join_all;
 
 use confirm::Confirmations;
+use connection::{Connection, Connections};
 
 use crate::config::Redis;
 use crate::model::UserId;
@@ -57,8 +59,8 @@ const SCHEMA: &str = "2";
 /// The sessions in Redis.
 #[derive(Clone)]
 pub struct Store {
-    pool: Pool,
-    feeds: Vec<Client>,
+    commands: Arc<Connections>,
+    feeds: Arc<[Arc<Connection>]>,
     confirmations: Option<Confirmations>,
     buckets: u16,
     retention: Duration,
@@ -69,32 +71,39 @@ pub struct Store {
 impl Store {
     /// Prepares the connections; they are made in the background, again and again until they hold.
     pub fn connect(config: &Redis, url: &str, retention: Duration) -> Result<Self, StoreError> {
-        let (pool, feeds) = client::build(config, url)?;
-        pool.connect();
-        for feed in &feeds {
-            feed.connect();
-        }
+        let clients = client::connect(config, url)?;
         Ok(Self {
-            confirmations: Confirmations::new(config, &pool),
+            commands: Arc::new(Connections::new(clients.commands)),
+            feeds: clients.feeds.into(),
+            confirmations: clients.waiting.map(|connection| Confirmations::new(config, connection)),
             failures: (0..config.buckets).map(|_| AtomicU32::new(0)).collect(),
-            pool,
-            feeds,
             buckets: config.buckets,
             retention,
         })
     }
 
+    fn connections(&self) -> impl Iterator<Item = &Arc<Connection>> {
+        let waiting = self.confirmations.iter().map(|confirmations| &confirmations.connection);
+        self.commands.iter().chain(self.feeds.iter()).chain(waiting)
+    }
+
+    /// Keeps the connections of use, for ever.
+    pub async fn tend(&self) {
+        join_all(self.connections().map(|connection| connection.tend())).await;
+    }
+
     /// Waits for the first connection, then refuses a server whose settings would lose data, and
     /// pins what every gateway on it must agree on.
     pub async fn prepare(&self) -> Result<(), StoreError> {
-        self.pool.wait_for_connect().await?;
-        let server: String = self.pool.info(Some(fred::types::InfoKind::Server)).await?;
-        let memory: String = self.pool.info(Some(fred::types::InfoKind::Memory)).await?;
+        let client = self.commands.next().client();
+        client.wait_for_connect().await?;
+        let server: String = client.info(Some(fred::types::InfoKind::Server)).await?;
+        let memory: String = client.info(Some(fred::types::InfoKind::Memory)).await?;
         check_settings(&server, &memory)?;
         let meta = keys::META;
-        let _: i64 = self.pool.hsetnx(meta, "schema", SCHEMA).await?;
-        let _: i64 = self.pool.hsetnx(meta, "buckets", self.buckets).await?;
-        let pinned: Vec<String> = self.pool.hmget(meta, vec!["schema", "buckets"]).await?;
+        let _: i64 = client.hsetnx(meta, "schema", SCHEMA).await?;
+        let _: i64 = client.hsetnx(meta, "buckets", self.buckets).await?;
+        let pinned: Vec<String> = client.hmget(meta, vec!["schema", "buckets"]).await?;
         let [schema, buckets] = &pinned[..] else {
             return Err(StoreError::Unavailable("it does not tell how it was set up".to_owned()));
         };
@@ -117,7 +126,7 @@ impl Store {
 
     /// Whether a connection stands at this moment.
     pub fn is_up(&self) -> bool {
-        self.pool.clients().iter().any(Client::is_connected)
+        self.commands.iter().any(|connection| connection.client().is_connected())
     }
 
     /// How many buckets there are.
@@ -133,9 +142,8 @@ impl Store {
     /// Ends the connections after what was sent has been answered, or half a second later: the
     /// client can wait for ever on a connection that was just made or broken.
     pub async fn close(&self) {
-        let waiting = self.confirmations.iter().map(|confirmations| &confirmations.client);
-        let others = self.feeds.iter().chain(waiting).map(Client::quit);
-        let close = async { tokio::join!(self.pool.quit(), join_all(others)) };
+        let quit = self.connections().map(|connection| connection.client());
+        let close = join_all(quit.map(async |client| client.quit().await));
         let _ = tokio::time::timeout(Duration::from_millis(500), close).await;
     }
 }

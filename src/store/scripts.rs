@@ -1,13 +1,15 @@
 //! The scripts of `lua/`: joined with what they share, sent by hash, and sent whole when the
 //! server does not have them.
 
-use std::sync::LazyLock;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use fred::bytes_utils::Str;
 use fred::prelude::*;
 
+use super::connection::Connection;
+use super::reply::Reply;
 use super::{Store, StoreError, keys};
 use crate::telemetry::metrics;
 
@@ -69,12 +71,12 @@ impl Store {
         script: &Script,
         bucket: u8,
         arguments: Vec<Value>,
-    ) -> Result<Vec<Value>, StoreError> {
+    ) -> Result<Reply, StoreError> {
         let failures = &self.failures[usize::from(bucket)];
         if failures.load(Ordering::Relaxed) >= FAILURES && script.name != HEARTBEAT.name {
             return Err(StoreError::Unavailable("it has not answered lately".to_owned()));
         }
-        let result = self.run_on(self.pool.next(), script, bucket, arguments).await;
+        let result = self.run_on(self.commands.next(), script, bucket, arguments).await;
         match &result {
             Err(StoreError::Unavailable(_)) => {
                 failures.fetch_add(1, Ordering::Relaxed);
@@ -87,25 +89,26 @@ impl Store {
     /// Runs a script on a connection. `NOSCRIPT` means that nothing ran, so sending it whole is safe.
     pub(super) async fn run_on(
         &self,
-        client: &Client,
+        connection: &Arc<Connection>,
         script: &Script,
         bucket: u8,
         arguments: Vec<Value>,
-    ) -> Result<Vec<Value>, StoreError> {
+    ) -> Result<Reply, StoreError> {
         let start = Instant::now();
         let retention = i64::try_from(self.retention.as_millis()).unwrap_or(i64::MAX);
         let mut args = Vec::with_capacity(arguments.len() + 1);
         args.push(Value::from(retention));
         args.extend(arguments);
-        let key = keys::feed(bucket);
+        let (key, client) = (keys::feed(bucket), connection.client());
         let mut result: Result<Value, Error> =
             client.evalsha(script.sha.clone(), key.clone(), args.clone()).await;
         if matches!(&result, Err(error) if error.details().starts_with("NOSCRIPT")) {
             result = client.eval(script.source.clone(), key, args).await;
         }
+        connection.note(bucket, result.is_ok());
         metrics::redis_command(script.name, start.elapsed(), result.is_ok());
         match result? {
-            Value::Array(reply) => Ok(reply),
+            Value::Array(values) => Ok(Reply::new(script.name, values, Arc::clone(connection))),
             _ => Err(StoreError::Reply { script: script.name, problem: "not a list" }),
         }
     }

@@ -101,7 +101,7 @@ async fn a_revocation_outlives_the_server_that_acknowledged_it() {
             pair.fail_over();
             let start = Instant::now();
             // The new primary has never heard of it; the gateways tell it.
-            let told = || async { knows(&pair, &dead).await };
+            let told = || async { knows(&pair, &dead) };
             assert!(eventually(Duration::from_secs(10), told).await, "round {round}");
             slowest = slowest.max(start.elapsed());
             for tokens in &dead {
@@ -134,7 +134,7 @@ async fn a_revocation_outlives_the_server_that_acknowledged_it() {
 }
 
 /// Whether the primary of this moment has the tombstones of these.
-async fn knows(pair: &Pair, dead: &[Tokens]) -> bool {
+fn knows(pair: &Pair, dead: &[Tokens]) -> bool {
     let primary = &pair.servers[pair.primary];
     let index = |bucket: u8| {
         primary.cli(&["ZRANGE", &format!("gh:{{{bucket:02x}}}:revoked:index"), "0", "-1"])

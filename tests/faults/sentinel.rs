@@ -93,6 +93,8 @@ async fn a_primary_that_lost_its_replica_is_not_believed() {
     let refused = lab.gateways[0].call(Method::POST, "/api/v1/logout", &tokens).await;
     assert_eq!(refused.status, 503, "nothing is acknowledged that could be lost");
     watched.servers[1].spawn();
+    watched.servers[1].wait().await;
+    watched.servers[1].follow(watched.servers[0].port).await;
     let back = || async { lab.gateways[0].check(&tokens.access).await == 200 };
     assert!(eventually(Duration::from_secs(15), back).await);
     assert_eq!(lab.gateways[0].call(Method::POST, "/api/v1/logout", &tokens).await.status, 204);

@@ -133,7 +133,8 @@ impl Sentinels {
 
     pub(crate) fn url(&self) -> String {
         let [first, others @ ..] = &self.ports[..] else { unreachable!() };
-        let others: String = others.iter().map(|port| format!("&node=127.0.0.1:{port}")).collect();
-        format!("redis-sentinel://127.0.0.1:{first}?sentinelServiceName=main{others}")
+        let node = |url: String, port: &u16| format!("{url}&node=127.0.0.1:{port}");
+        let url = format!("redis-sentinel://127.0.0.1:{first}?sentinelServiceName=main");
+        others.iter().fold(url, node)
     }
 }
