@@ -91,8 +91,6 @@ async fn serve(config: Config, url: &str) -> anyhow::Result<()> {
         retention,
     };
     work.spawn(follower.run(no_work.clone()));
-    let tended = store.clone();
-    work.spawn(until(no_work.clone(), async move { tended.tend().await }));
     std::thread::spawn(device::warm);
 
     let mut failed = None;

@@ -6,48 +6,80 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fred::prelude::*;
-use fred::types::config::{ReconnectError, TlsConnector, UnresponsiveConfig};
+use fred::types::config::{ReconnectError, Server, ServerConfig, TlsConnector, UnresponsiveConfig};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 
 use super::StoreError;
-use super::connection::Connection;
+use super::connection::{Connection, Links};
 use crate::config::{Durability, Redis};
 
-/// What a gateway needs: connections for commands, and some of their own for what blocks.
-pub(super) struct Clients {
-    /// For commands.
-    pub(super) commands: Vec<Arc<Connection>>,
-    /// For reads of the feed: one that reads every bucket, or one a bucket where these live on
-    /// different servers.
-    pub(super) feeds: Vec<Arc<Connection>>,
-    /// For what waits for replicas.
-    pub(super) waiting: Option<Arc<Connection>>,
+/// How connections are made.
+pub(super) struct Plan {
+    server: Config,
+    connections: usize,
+    timeout: Duration,
+    buckets: u16,
+    waits: bool,
 }
 
-pub(super) fn connect(config: &Redis, url: &str) -> Result<Clients, StoreError> {
-    let mut server = Config::from_url(url)?;
-    if let (Some(tls), Some(file)) = (&mut server.tls, &config.ca_file) {
-        tls.connector = trusting(file)?;
+impl Plan {
+    pub(super) fn new(config: &Redis, url: &str) -> Result<Self, StoreError> {
+        let mut server = Config::from_url(url)?;
+        if let (Some(tls), Some(file)) = (&mut server.tls, &config.ca_file) {
+            tls.connector = trusting(file)?;
+        }
+        Ok(Self {
+            server,
+            connections: config.connections,
+            timeout: config.timeout,
+            buckets: config.buckets,
+            waits: config.durability == Durability::Wait,
+        })
     }
-    let feeds = if server.server.is_clustered() { config.buckets } else { 1 };
-    let mut builder = builder(server);
-    builder.with_performance_config(|performance| {
-        // 0 would wait for ever.
-        performance.default_command_timeout = config.timeout;
-        performance.broadcast_channel_capacity = 4096;
-    });
-    let begin = |builder: &Builder| Connection::begin(builder.clone(), config.buckets);
-    let commands = (0..config.connections).map(|_| begin(&builder)).collect::<Result<_, _>>()?;
-    let waits = config.durability == Durability::Wait;
-    let waiting = waits.then(|| begin(&builder)).transpose()?;
-    builder.with_performance_config(|performance| {
-        // A blocking read brings its own limit.
-        performance.default_command_timeout = Duration::ZERO;
-    });
-    let feeds = (0..feeds).map(|_| begin(&builder)).collect::<Result<_, _>>()?;
-    Ok(Clients { commands, feeds, waiting })
+
+    /// The members that a Cluster is found by; `None` when it is none.
+    pub(super) fn seeds(&self) -> Option<Vec<Server>> {
+        match &self.server.server {
+            ServerConfig::Clustered { hosts, .. } => Some(hosts.clone()),
+            _ => None,
+        }
+    }
+
+    /// The member of the Cluster that calls itself so.
+    pub(super) fn member(&self, host: &str, port: u16) -> Server {
+        let name = self.server.tls.is_some().then(|| host.to_owned());
+        Server::new_with_tls(host, port, name)
+    }
+
+    /// What a gateway needs of a member, or of whatever server the plan is for.
+    pub(super) fn links(&self, member: Option<Server>) -> Result<Links, StoreError> {
+        let builder = self.builder(member.as_ref(), self.timeout);
+        let begin = || Connection::begin(builder.clone(), self.buckets);
+        let commands = (0..self.connections).map(|_| begin()).collect::<Result<_, _>>()?;
+        let waiting = self.waits.then(begin).transpose()?;
+        Ok(Links::new(member, commands, waiting))
+    }
+
+    /// A connection for blocking reads, which bring a limit of their own.
+    pub(super) fn reader(&self, member: Option<&Server>) -> Result<Arc<Connection>, StoreError> {
+        Connection::begin(self.builder(member, Duration::ZERO), self.buckets)
+    }
+
+    fn builder(&self, member: Option<&Server>, timeout: Duration) -> Builder {
+        let mut config = self.server.clone();
+        if let Some(member) = member {
+            config.server = ServerConfig::Centralized { server: member.clone() };
+        }
+        let mut builder = builder(config);
+        builder.with_performance_config(|performance| {
+            // 0 waits for ever.
+            performance.default_command_timeout = timeout;
+            performance.broadcast_channel_capacity = 4096;
+        });
+        builder
+    }
 }
 
 /// TLS with servers whose certificates these authorities have signed.
@@ -86,7 +118,6 @@ fn builder(mut config: Config) -> Builder {
             connection.tcp.nodelay = Some(true);
             connection.tcp.user_timeout = Some(Duration::from_secs(3));
             connection.reconnect_errors = vec![
-                ReconnectError::ClusterDown,
                 ReconnectError::Loading,
                 ReconnectError::MasterDown,
                 ReconnectError::ReadOnly,

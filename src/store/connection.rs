@@ -4,12 +4,13 @@
 //! a server that takes the connection and says nothing, for one. So whoever is not answered any
 //! more gets another client, and the old one is dropped.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use fred::prelude::*;
+use fred::types::config::Server;
 use tokio::sync::Mutex;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -36,7 +37,7 @@ impl Live {
     }
 }
 
-/// One connection; on a Cluster one to each server.
+/// One connection to one server.
 pub(super) struct Connection {
     builder: Builder,
     live: ArcSwap<Live>,
@@ -52,14 +53,16 @@ pub(super) struct Connection {
 impl Connection {
     /// Connects in the background, again and again until it holds.
     pub(super) fn begin(builder: Builder, buckets: u16) -> Result<Arc<Self>, StoreError> {
-        Ok(Arc::new(Self {
+        let connection = Arc::new(Self {
             live: ArcSwap::from_pointee(Live::begin(&builder)?),
             builder,
             start: Instant::now(),
             silent: (0..buckets).map(|_| AtomicU64::new(0)).collect(),
             distrusted: AtomicBool::new(false),
             replacing: Mutex::default(),
-        }))
+        });
+        tokio::spawn(Self::tend(Arc::downgrade(&connection)));
+        Ok(connection)
     }
 
     pub(super) fn client(&self) -> Client {
@@ -101,7 +104,7 @@ impl Connection {
         let new = Live::begin(&self.builder)?;
         tokio::time::timeout(HANDOVER, new.client.wait_for_connect())
             .await
-            .map_err(|_| StoreError::Unavailable("no new connection in time".to_owned()))??;
+            .map_err(|_| StoreError::unavailable("no new connection in time"))??;
         let old = self.live.swap(Arc::new(new));
         self.distrusted.store(false, Ordering::Release);
         for silent in &self.silent {
@@ -114,14 +117,17 @@ impl Connection {
         Ok(())
     }
 
-    /// Replaces the client whenever it is of no use, for ever.
-    pub(super) async fn tend(&self) {
+    /// Replaces the client whenever it is of no use, for as long as somebody has the connection.
+    async fn tend(connection: Weak<Self>) {
         let mut timer = tokio::time::interval(LOOK);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             timer.tick().await;
-            if !self.is_of_use() {
-                match self.replace().await {
+            let Some(connection) = connection.upgrade() else {
+                return;
+            };
+            if !connection.is_of_use() {
+                match connection.replace().await {
                     Ok(()) => tracing::info!("a connection to Redis was replaced"),
                     Err(error) => tracing::debug!(%error, "a connection to Redis is of no use"),
                 }
@@ -130,22 +136,31 @@ impl Connection {
     }
 }
 
-/// Some connections, used in turn.
-pub(super) struct Connections {
-    all: Vec<Arc<Connection>>,
+/// Connections to one server.
+pub(super) struct Links {
+    /// Which member of a Cluster it is.
+    pub(super) member: Option<Server>,
+    commands: Vec<Arc<Connection>>,
     next: AtomicUsize,
+    /// For what waits for replicas, which holds up whatever comes after it.
+    pub(super) waiting: Option<Arc<Connection>>,
 }
 
-impl Connections {
-    pub(super) fn new(all: Vec<Arc<Connection>>) -> Self {
-        Self { all, next: AtomicUsize::new(0) }
+impl Links {
+    pub(super) fn new(
+        member: Option<Server>,
+        commands: Vec<Arc<Connection>>,
+        waiting: Option<Arc<Connection>>,
+    ) -> Self {
+        Self { member, commands, next: AtomicUsize::new(0), waiting }
     }
 
+    /// One for commands; they are used in turn.
     pub(super) fn next(&self) -> &Arc<Connection> {
-        &self.all[self.next.fetch_add(1, Ordering::Relaxed) % self.all.len()]
+        &self.commands[self.next.fetch_add(1, Ordering::Relaxed) % self.commands.len()]
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Connection>> {
-        self.all.iter()
+        self.commands.iter().chain(&self.waiting)
     }
 }

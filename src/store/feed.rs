@@ -121,13 +121,13 @@ impl Store {
         &self,
         bucket: u8,
     ) -> Result<Vec<(Revocation, Timestamp)>, StoreError> {
+        let client = self.topology.links(bucket).next().client();
         let mut cursor = "0".to_owned();
         let mut tombstones = Vec::new();
         loop {
             let command = CustomCommand::new("ZSCAN", ClusterHash::FirstKey, false);
             let args = vec![keys::index(bucket), cursor, "COUNT".into(), "1000".into()];
-            let (next, page): (String, Vec<Value>) =
-                self.commands.next().client().custom(command, args).await?;
+            let (next, page): (String, Vec<Value>) = client.custom(command, args).await?;
             tombstones.extend(page.chunks_exact(2).filter_map(|pair| {
                 let revocation = pair[0].as_str()?.parse().ok()?;
                 Some((revocation, Timestamp(pair[1].as_str()?.parse().ok()?)))
@@ -159,13 +159,13 @@ impl Store {
     /// By how many readers the feed has to be followed; a bucket is read by the one of its number
     /// modulo this.
     pub fn feed_readers(&self) -> usize {
-        self.feeds.len()
+        self.topology.readers(self.buckets)
     }
 
     /// Connects a reader anew, to whichever server has its buckets now: one that was cut off from
     /// the others goes on answering reads.
     pub async fn feed_reconnect(&self, reader: usize) -> Result<(), StoreError> {
-        self.feeds[reader].replace().await
+        self.topology.reader(reader)?.replace().await
     }
 
     /// What came after some positions; waits up to a second for it. Only one task may be a reader.
@@ -178,7 +178,7 @@ impl Store {
         let ids: Vec<String> = after.iter().map(|at| at.mark.id.to_string()).collect();
         let block = u64::try_from(BLOCK.as_millis()).unwrap_or(1000);
         let options = Options { timeout: Some(BLOCK * 3 / 2), ..Options::default() };
-        let connection = &self.feeds[reader];
+        let connection = self.topology.reader(reader)?;
         let news: Result<HashMap<String, Vec<(String, Fields)>>, _> = connection
             .client()
             .with_options(&options)
@@ -186,6 +186,9 @@ impl Store {
             .await;
         if let Some(first) = after.first() {
             connection.note(first.bucket, news.is_ok());
+            if let Err(error) = &news {
+                self.topology.failed(first.bucket, error);
+            }
         }
         let news = news?;
         let mut entries = Vec::new();

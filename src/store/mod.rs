@@ -5,6 +5,7 @@
 //! cluster.
 
 mod client;
+mod cluster;
 mod confirm;
 mod connection;
 pub mod embedded;
@@ -13,6 +14,7 @@ mod keys;
 mod reply;
 mod scripts;
 pub mod sessions;
+mod topology;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -21,8 +23,8 @@ use std::time::Duration;
 use fred::prelude::*;
 use futures::future::join_all;
 
-use confirm::Confirmations;
-use connection::{Connection, Connections};
+use client::Plan;
+use topology::Topology;
 
 use crate::config::Redis;
 use crate::model::UserId;
@@ -33,7 +35,7 @@ use crate::model::UserId;
 pub enum StoreError {
     /// Not reachable, too slow, or not able to serve.
     #[error("the session store cannot be used: {0}")]
-    Unavailable(String),
+    Unavailable(fred::error::Error),
     /// Its answer is not one to this question.
     #[error("unexpected reply of {script}: {problem}")]
     Reply {
@@ -49,7 +51,13 @@ pub enum StoreError {
 
 impl From<fred::error::Error> for StoreError {
     fn from(error: fred::error::Error) -> Self {
-        Self::Unavailable(error.to_string())
+        Self::Unavailable(error)
+    }
+}
+
+impl StoreError {
+    fn unavailable(why: &'static str) -> Self {
+        Self::Unavailable(Error::new(ErrorKind::Unknown, why))
     }
 }
 
@@ -59,9 +67,11 @@ const SCHEMA: &str = "2";
 /// The sessions in Redis.
 #[derive(Clone)]
 pub struct Store {
-    commands: Arc<Connections>,
-    feeds: Arc<[Arc<Connection>]>,
-    confirmations: Option<Confirmations>,
+    topology: Topology,
+    /// With [`Durability::Wait`](crate::config::Durability::Wait): how many replicas have to have a
+    /// revocation.
+    replicas: u32,
+    timeout: Duration,
     buckets: u16,
     retention: Duration,
     /// By bucket: how many commands in a row have failed.
@@ -71,31 +81,20 @@ pub struct Store {
 impl Store {
     /// Prepares the connections; they are made in the background, again and again until they hold.
     pub fn connect(config: &Redis, url: &str, retention: Duration) -> Result<Self, StoreError> {
-        let clients = client::connect(config, url)?;
         Ok(Self {
-            commands: Arc::new(Connections::new(clients.commands)),
-            feeds: clients.feeds.into(),
-            confirmations: clients.waiting.map(|connection| Confirmations::new(config, connection)),
+            topology: Topology::begin(Plan::new(config, url)?, config.buckets)?,
+            replicas: config.wait_replicas,
+            timeout: config.timeout,
             failures: (0..config.buckets).map(|_| AtomicU32::new(0)).collect(),
             buckets: config.buckets,
             retention,
         })
     }
 
-    fn connections(&self) -> impl Iterator<Item = &Arc<Connection>> {
-        let waiting = self.confirmations.iter().map(|confirmations| &confirmations.connection);
-        self.commands.iter().chain(self.feeds.iter()).chain(waiting)
-    }
-
-    /// Keeps the connections of use, for ever.
-    pub async fn tend(&self) {
-        join_all(self.connections().map(|connection| connection.tend())).await;
-    }
-
     /// Waits for the first connection, then refuses a server whose settings would lose data, and
     /// pins what every gateway on it must agree on.
     pub async fn prepare(&self) -> Result<(), StoreError> {
-        let client = self.commands.next().client();
+        let client = self.topology.links_of_meta().next().client();
         client.wait_for_connect().await?;
         let server: String = client.info(Some(fred::types::InfoKind::Server)).await?;
         let memory: String = client.info(Some(fred::types::InfoKind::Memory)).await?;
@@ -105,7 +104,7 @@ impl Store {
         let _: i64 = client.hsetnx(meta, "buckets", self.buckets).await?;
         let pinned: Vec<String> = client.hmget(meta, vec!["schema", "buckets"]).await?;
         let [schema, buckets] = &pinned[..] else {
-            return Err(StoreError::Unavailable("it does not tell how it was set up".to_owned()));
+            return Err(StoreError::unavailable("it does not tell how it was set up"));
         };
         if schema != SCHEMA {
             return Err(StoreError::Unsafe(format!(
@@ -126,7 +125,8 @@ impl Store {
 
     /// Whether a connection stands at this moment.
     pub fn is_up(&self) -> bool {
-        self.commands.iter().any(|connection| connection.client().is_connected())
+        let connections = self.topology.connections();
+        connections.iter().any(|connection| connection.client().is_connected())
     }
 
     /// How many buckets there are.
@@ -142,7 +142,7 @@ impl Store {
     /// Ends the connections after what was sent has been answered, or half a second later: the
     /// client can wait for ever on a connection that was just made or broken.
     pub async fn close(&self) {
-        let quit = self.connections().map(|connection| connection.client());
+        let quit = self.topology.connections().into_iter().map(|connection| connection.client());
         let close = join_all(quit.map(async |client| client.quit().await));
         let _ = tokio::time::timeout(Duration::from_millis(500), close).await;
     }

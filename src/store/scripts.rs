@@ -13,22 +13,39 @@ use super::reply::Reply;
 use super::{Store, StoreError, keys};
 use crate::telemetry::metrics;
 
-/// A Lua script, as one text.
+/// A Lua script.
 pub(super) struct Script {
     /// Its file, and the label of its metrics.
     pub(super) name: &'static str,
+    plain: Text,
+    clustered: Text,
+}
+
+/// As it is sent.
+struct Text {
     source: Str,
     sha: Str,
 }
 
-impl Script {
-    fn new(name: &'static str, flags: &str, shared: &[&str], body: &str) -> Self {
-        let source = format!("#!lua flags={flags}\n{}\n{body}", shared.concat());
+impl Text {
+    fn new(source: String) -> Self {
         let sha = fred::util::sha1_hash(&source);
-        Self { name, source: source.into(), sha: sha.into() }
+        Self { source: source.into(), sha: sha.into() }
     }
 }
 
+impl Script {
+    fn new(name: &'static str, flags: &str, shared: &[&str], body: &str) -> Self {
+        let (flags, shared) = (format!("#!lua flags={flags}\n"), shared.concat());
+        Self {
+            name,
+            plain: Text::new(format!("{flags}{shared}\n{body}")),
+            clustered: Text::new(format!("{flags}{SETTLED}{shared}\n{body}")),
+        }
+    }
+}
+
+const SETTLED: &str = include_str!("../../lua/lib/settled.lua");
 const BUCKET: &str = include_str!("../../lua/lib/bucket.lua");
 const RECORD: &str = include_str!("../../lua/lib/record.lua");
 const FEED: &str = include_str!("../../lua/lib/feed.lua");
@@ -74,9 +91,9 @@ impl Store {
     ) -> Result<Reply, StoreError> {
         let failures = &self.failures[usize::from(bucket)];
         if failures.load(Ordering::Relaxed) >= FAILURES && script.name != HEARTBEAT.name {
-            return Err(StoreError::Unavailable("it has not answered lately".to_owned()));
+            return Err(StoreError::unavailable("it has not answered lately"));
         }
-        let result = self.run_on(self.commands.next(), script, bucket, arguments).await;
+        let result = self.run_where_it_is(script, bucket, arguments).await;
         match &result {
             Err(StoreError::Unavailable(_)) => {
                 failures.fetch_add(1, Ordering::Relaxed);
@@ -84,6 +101,26 @@ impl Store {
             _ => failures.store(0, Ordering::Relaxed),
         }
         result
+    }
+
+    /// A member of a Cluster that does not have the bucket has not run anything, and says who has it.
+    async fn run_where_it_is(
+        &self,
+        script: &Script,
+        bucket: u8,
+        arguments: Vec<Value>,
+    ) -> Result<Reply, StoreError> {
+        let links = self.topology.links(bucket);
+        let result = self.run_on(links.next(), script, bucket, arguments.clone()).await;
+        let moved = match &result {
+            Err(StoreError::Unavailable(error)) => self.topology.failed(bucket, error),
+            _ => false,
+        };
+        if !moved {
+            return result;
+        }
+        let links = self.topology.links(bucket);
+        self.run_on(links.next(), script, bucket, arguments).await
     }
 
     /// Runs a script on a connection. `NOSCRIPT` means that nothing ran, so sending it whole is safe.
@@ -100,10 +137,11 @@ impl Store {
         args.push(Value::from(retention));
         args.extend(arguments);
         let (key, client) = (keys::feed(bucket), connection.client());
+        let text = if self.topology.is_cluster() { &script.clustered } else { &script.plain };
         let mut result: Result<Value, Error> =
-            client.evalsha(script.sha.clone(), key.clone(), args.clone()).await;
+            client.evalsha(text.sha.clone(), key.clone(), args.clone()).await;
         if matches!(&result, Err(error) if error.details().starts_with("NOSCRIPT")) {
-            result = client.eval(script.source.clone(), key, args).await;
+            result = client.eval(text.source.clone(), key, args).await;
         }
         connection.note(bucket, result.is_ok());
         metrics::redis_command(script.name, start.elapsed(), result.is_ok());

@@ -237,10 +237,10 @@ impl Store {
         ];
         // Beside the script and not in it, because a script has to take every field into its hands.
         // Neither order matters: what a rotation changes of the record, it also replies.
-        let key = keys::session(bucket, sid);
+        let (key, links) = (keys::session(bucket, sid), self.topology.links(bucket));
         let (mut reply, fields) =
             tokio::try_join!(self.run(&scripts::ROTATE, bucket, args), async {
-                Ok(self.commands.next().client().hgetall::<Fields, _>(key).await?)
+                Ok(links.next().client().hgetall::<Fields, _>(key).await?)
             })?;
         let outcome = reply.text()?;
         let echoed = reply.session_id()?;

@@ -3,6 +3,7 @@
 //! Real servers are killed, stopped, replaced and cut off. Each test says what the fault may cost;
 //! a revoked session that is let in again is never a part of that.
 
+mod cluster;
 mod failover;
 mod history;
 mod network;

@@ -138,3 +138,59 @@ impl Sentinels {
         others.iter().fold(url, node)
     }
 }
+
+/// A Redis Cluster whose members agree in a second that one is gone.
+pub(crate) struct Cluster {
+    servers: Vec<Server>,
+}
+
+impl Cluster {
+    pub(crate) async fn start(primaries: usize, replicas_each: usize) -> Self {
+        let mut servers = Vec::new();
+        for _ in 0..primaries * (1 + replicas_each) {
+            let bus = free_port().to_string();
+            let cluster = ["--cluster-enabled", "yes", "--cluster-port", &bus];
+            let lenient =
+                ["--cluster-node-timeout", "1000", "--cluster-require-full-coverage", "no"];
+            servers.push(Server::start(&[&cluster[..], &lenient].concat()).await);
+        }
+        let cluster = Self { servers };
+        let nodes = cluster.servers.iter().map(|server| format!("127.0.0.1:{}", server.port));
+        let created = Command::new("redis-cli")
+            .args(["--cluster", "create"])
+            .args(nodes)
+            .args(["--cluster-replicas", &replicas_each.to_string(), "--cluster-yes"])
+            .stdout(Stdio::null())
+            .status();
+        assert!(created.unwrap().success());
+        let whole = || async {
+            cluster.servers.iter().all(|server| {
+                let replicated = !server.cli(&["INFO", "replication"]).contains("link_status:down");
+                replicated && server.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok")
+            }) && cluster.primaries().len() == primaries
+        };
+        assert!(eventually(Duration::from_secs(30), whole).await, "the cluster does not form");
+        cluster
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis-cluster://127.0.0.1:{}", self.servers[0].port)
+    }
+
+    /// The ports of those that have slots.
+    pub(crate) fn primaries(&self) -> Vec<u16> {
+        let is_primary = |server: &&Server| server.cli(&["ROLE"]).starts_with("master");
+        self.servers.iter().filter(is_primary).map(|server| server.port).collect()
+    }
+
+    /// The port of the server that has a bucket.
+    pub(crate) fn owner(&self, bucket: &str) -> u16 {
+        let key = format!("gh:{{{bucket}}}:feed");
+        let owns = |server: &&Server| server.cli(&["EXISTS", &key]) == "1";
+        self.servers.iter().find(owns).expect("a server that has the bucket").port
+    }
+
+    pub(crate) fn kill(&self, port: u16) {
+        self.servers.iter().find(|server| server.port == port).unwrap().kill();
+    }
+}

@@ -13,7 +13,6 @@ mod faults;
 mod admin;
 mod authz;
 mod bad_input;
-mod cluster;
 mod embedded;
 mod expiry;
 mod forged;
