@@ -173,3 +173,42 @@ async fn slots_that_move_under_load_cost_little() {
         lab.refused_everywhere(&tokens.access).await;
     }
 }
+
+/// While a bucket's keys are on two members, each sees half of them: neither may judge by that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_is_half_moved_is_not_judged_by_its_halves() {
+    let cluster = Cluster::start(3, 0).await;
+    let lab = Lab::over(cluster.url(), 1, &["check.max_staleness=30s", "sessions.limit=2"]).await;
+    let gateway = &lab.gateways[0];
+    let (one, two) = (gateway.login("ann").await, gateway.login("ann").await);
+    let key = cluster.key(&format!("gh:*session:{}", one.session));
+    let tag = key.split('}').next().unwrap().to_owned();
+    let from = cluster.owner(tag.strip_prefix("gh:{").unwrap());
+    let to = cluster.primaries().into_iter().find(|port| *port != from).unwrap();
+    let slot = cli(from, &["CLUSTER", "KEYSLOT", &key]);
+    let (id_from, id_to) = (cli(from, &["CLUSTER", "MYID"]), cli(to, &["CLUSTER", "MYID"]));
+    assert_eq!(cli(to, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &id_from]), "OK");
+    assert_eq!(cli(from, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &id_to]), "OK");
+    let migrate =
+        |key: &str| cli(from, &["MIGRATE", "127.0.0.1", &to.to_string(), key, "0", "2000"]);
+    assert_eq!(migrate(&key), "OK");
+    let before = cli(from, &["CLUSTER", "COUNTKEYSINSLOT", &slot]);
+    for tokens in [&one, &two] {
+        assert_eq!(gateway.refresh(&tokens.refresh).await.status, 503, "not refused");
+        assert_eq!(gateway.check(&tokens.access).await, 200);
+        let ended = gateway.call(Method::POST, "/api/v1/logout", tokens).await;
+        assert_eq!(ended.status, 503, "not acknowledged");
+    }
+    assert_eq!(gateway.create(json!({ "user_id": "ann" })).await.status, 503);
+    assert_eq!(cli(from, &["CLUSTER", "COUNTKEYSINSLOT", &slot]), before, "nothing was half done");
+    for key in cli(from, &["CLUSTER", "GETKEYSINSLOT", &slot, "1000"]).lines() {
+        assert_eq!(migrate(key), "OK");
+    }
+    for port in cluster.primaries() {
+        assert_eq!(cli(port, &["CLUSTER", "SETSLOT", &slot, "NODE", &id_to]), "OK");
+    }
+    let works = || async { gateway.refresh(&one.refresh).await.status == 200 };
+    assert!(eventually(Duration::from_secs(3), works).await);
+    assert_eq!(gateway.call(Method::POST, "/api/v1/logout", &two).await.status, 204);
+    lab.refused_everywhere(&two.access).await;
+}

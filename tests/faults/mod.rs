@@ -8,6 +8,7 @@ mod failover;
 mod history;
 mod network;
 mod proxy;
+mod security;
 mod sentinel;
 mod servers;
 

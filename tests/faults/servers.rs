@@ -190,6 +190,12 @@ impl Cluster {
         self.servers.iter().find(owns).expect("a server that has the bucket").port
     }
 
+    /// The one key that has this pattern.
+    pub(crate) fn key(&self, pattern: &str) -> String {
+        let scan = |server: &Server| server.cli(&["--scan", "--pattern", pattern]);
+        self.servers.iter().map(scan).find(|found| !found.is_empty()).expect("such a key")
+    }
+
     pub(crate) fn kill(&self, port: u16) {
         self.servers.iter().find(|server| server.port == port).unwrap().kill();
     }
