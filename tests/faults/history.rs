@@ -12,6 +12,16 @@ use crate::harness::{Tokens, eventually};
 /// A feed of the same length that says something else is not taken for the one that was read.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_feed_that_parted_from_the_one_that_was_read_is_noticed() {
+    parted(&[]).await;
+}
+
+/// Nor one whose next entry has the next number.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_feed_that_goes_on_from_elsewhere_is_noticed() {
+    parted(&[5]).await;
+}
+
+async fn parted(more: &[usize]) {
     let old = Server::start(&[]).await;
     let new = Server::replica_of(&old, &[]).await;
     let (to_old, to_new) = (Proxy::to(old.port).await, Proxy::to(new.port).await);
@@ -19,11 +29,10 @@ async fn a_feed_that_parted_from_the_one_that_was_read_is_noticed() {
     let lab = Lab::over(url(&to_old), 2, &["redis.buckets=1"]).await;
     let gateway = &lab.gateways[0];
     let mut logins: Vec<Tokens> = Vec::new();
-    for i in 0..6 {
+    for i in 0..7 {
         logins.push(gateway.login(&format!("user-{i}")).await);
     }
     assert_eq!(gateway.call(Method::POST, "/api/v1/logout", &logins[0]).await.status, 204);
-    new.cli(&["WAIT", "0", "0"]);
     let caught_up = || async {
         let offset = |server: &Server| {
             let info = server.cli(&["XLEN", "gh:{00}:revoked"]);
@@ -34,8 +43,10 @@ async fn a_feed_that_parted_from_the_one_that_was_read_is_noticed() {
     assert!(eventually(Duration::from_secs(5), caught_up).await);
     new.cli(&["REPLICAOF", "NO", "ONE"]);
     let elsewhere = lab.gateway_by(&url(&to_new)).await;
-    // One and two only in the old history, three and four only in the new one, as long as it.
-    for (tokens, at) in [(1, gateway), (2, gateway), (3, &elsewhere), (4, &elsewhere)] {
+    // Three and four only in the new history, one and two only in the old one, as long as it, and
+    // later: who goes on reading where the old one ended sees nothing of the new.
+    let ends = [(3, &elsewhere), (4, &elsewhere), (1, gateway), (2, gateway)];
+    for (tokens, at) in ends.into_iter().chain(more.iter().map(|tokens| (*tokens, &elsewhere))) {
         let answer = at.call(Method::POST, "/api/v1/logout", &logins[tokens]).await;
         assert_eq!(answer.status, 204);
     }
@@ -43,15 +54,15 @@ async fn a_feed_that_parted_from_the_one_that_was_read_is_noticed() {
     assert_eq!(gateway.check(&logins[3].access).await, 200, "not heard of yet");
     to_old.turn_to(new.port);
     for gateway in lab.gateways.iter().chain([&elsewhere]) {
-        for tokens in &logins[..5] {
+        for tokens in &logins[..5 + more.len()] {
             let refused = || async { gateway.check(&tokens.access).await == 401 };
             assert!(eventually(Duration::from_secs(3), refused).await);
         }
-        assert_eq!(gateway.check(&logins[5].access).await, 200);
+        assert_eq!(gateway.check(&logins[6].access).await, 200);
     }
     assert!(lab.all_ready(Duration::from_secs(5)).await);
     let newcomer = lab.gateway().await;
-    for tokens in &logins[..5] {
+    for tokens in &logins[..5 + more.len()] {
         assert_eq!(newcomer.check(&tokens.access).await, 401);
         assert_eq!(newcomer.refresh(&tokens.refresh).await.status, 401);
     }
