@@ -97,6 +97,16 @@ pub fn operations(gateway: Arc<Gateway>) -> Routes {
 /// the body that is slow.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
 
+/// How many of the places a request has to leave to what matters more: what administrators look at
+/// is given up first, then new logins; whoever refreshes or ends a session may take the last one.
+fn percent_kept_free(route: &str, method: &str) -> usize {
+    match (method, route) {
+        ("GET", route) if route.starts_with("/api/v1/admin/") => 50,
+        ("POST", "/api/v1/sessions" | "/api/v1/login" | "/api/v1/login/resolve" | "/login") => 25,
+        _ => 0,
+    }
+}
+
 /// Counts a request, refuses one too many or too slow, and keeps every answer out of caches.
 async fn observe(State(gateway): App, request: Request<Body>, next: Next) -> Response {
     let start = Instant::now();
@@ -111,12 +121,16 @@ async fn observe(State(gateway): App, request: Request<Body>, next: Next) -> Res
         Method::DELETE => "DELETE",
         _ => "other",
     };
+    let places = gateway.config.limits.requests_at_once;
+    let free = gateway.places.available_permits();
     let mut response = match gateway.places.try_acquire() {
-        Ok(_place) => match tokio::time::timeout(REQUEST_TIME, next.run(request)).await {
-            Ok(response) => response,
-            Err(_) => Problem::too_slow(REQUEST_TIME).into_response(),
-        },
-        Err(_) => Problem::overloaded().into_response(),
+        Ok(_place) if free > places * percent_kept_free(&route, method) / 100 => {
+            match tokio::time::timeout(REQUEST_TIME, next.run(request)).await {
+                Ok(response) => response,
+                Err(_) => Problem::too_slow(REQUEST_TIME).into_response(),
+            }
+        }
+        _ => Problem::overloaded().into_response(),
     };
     response
         .headers_mut()

@@ -163,3 +163,31 @@ async fn more_requests_than_can_be_answered_are_told_so_and_checks_go_on() {
     let back = || async { gateway.refresh(&tokens.refresh).await.status == 200 };
     assert!(eventually(Duration::from_secs(10), back).await);
 }
+
+#[tokio::test]
+async fn under_load_lists_go_first_then_logins_and_refreshes_last() {
+    let gatehouse = Gatehouse::with(1, &["limits.requests_at_once=8"]).await;
+    let gateway = gatehouse.gateway();
+    let tokens = gateway.login("ann").await;
+    let look = || gateway.admin(Method::GET, "/api/v1/admin/users/ann/sessions");
+    let login = || gateway.create(serde_json::json!({ "user_id": "bob" }));
+    let held = async |held: usize| {
+        gatehouse.redis.signal("STOP");
+        let waiting = join_all((0..held).map(|_| gateway.refresh(&tokens.refresh)));
+        let others = async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let answers = tokio::join!(look(), login(), gateway.refresh(&tokens.refresh));
+            let overloaded = |answer: &crate::harness::Answer| answer.code() == "overloaded";
+            [overloaded(&answers.0), overloaded(&answers.1), overloaded(&answers.2)]
+        };
+        let (_, refused) = tokio::join!(waiting, others);
+        gatehouse.redis.signal("CONT");
+        let back = || async { gateway.refresh(&tokens.refresh).await.status == 200 };
+        assert!(eventually(Duration::from_secs(10), back).await);
+        refused
+    };
+    assert_eq!(held(1).await, [false, false, false]);
+    assert_eq!(held(4).await, [true, false, false]);
+    assert_eq!(held(6).await, [true, true, false]);
+    assert_eq!(held(8).await, [true, true, true]);
+}
