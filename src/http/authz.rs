@@ -4,14 +4,17 @@
 //! no, and what cannot be known is 503. This is the hot path from bytes in to bytes out: it is
 //! called straight from the listener, and it allocates nothing but the answer's headers.
 
+mod original;
+mod requirements;
+
 use std::net::SocketAddr;
 use std::time::Instant;
 
 use axum::body::Body;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::Response;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use url::{Url, form_urlencoded};
+use url::Url;
 
 use super::caller::bearer;
 use super::client::{address, is_trusted};
@@ -19,6 +22,9 @@ use crate::check::{Identity, Refusal};
 use crate::model::Timestamp;
 use crate::state::Gateway;
 use crate::telemetry::metrics::{self, CheckResult, Source};
+use original::OriginalUrl;
+pub(crate) use original::{Dialect, Original};
+pub(crate) use requirements::Requirements;
 
 /// Always all of them, empty when there is nobody: what a client sent under these names is
 /// overwritten.
@@ -29,157 +35,43 @@ const IDENTITY: [HeaderName; 5] = [
     HeaderName::from_static("remote-name"),
     HeaderName::from_static("remote-session"),
 ];
-const ORIGINAL_METHOD: HeaderName = HeaderName::from_static("x-original-method");
-const ORIGINAL_URL: HeaderName = HeaderName::from_static("x-original-url");
-const FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 const EMPTY: HeaderValue = HeaderValue::from_static("");
-
-/// Which proxy asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Dialect {
-    /// nginx, which turns every status but 2xx, 401 and 403 into 500.
-    AuthRequest,
-    /// Traefik's `ForwardAuth`, Caddy's `forward_auth` and HAProxy, which hand a redirect on to the
-    /// browser. They always say which request they ask about, so one that does not was tampered with.
-    ForwardAuth,
-}
-
-impl Dialect {
-    /// What is asked at a path.
-    pub(super) fn of(path: &str) -> Option<Self> {
-        match path {
-            "/authz/auth-request" => Some(Self::AuthRequest),
-            "/authz/forward-auth" => Some(Self::ForwardAuth),
-            _ => None,
-        }
-    }
-
-    /// For a request that no honest proxy sends.
-    fn refused(self) -> StatusCode {
-        match self {
-            Self::AuthRequest => StatusCode::FORBIDDEN,
-            Self::ForwardAuth => StatusCode::BAD_REQUEST,
-        }
-    }
-}
-
-/// What the proxy says of the request that it asks about.
-#[derive(Default)]
-struct Original<'a> {
-    method: Option<&'a str>,
-    url: Option<OriginalUrl<'a>>,
-    /// The proxy is one whose word counts.
-    trusted: bool,
-}
-
-/// An address of the web that a client asked the proxy for. Whether somebody is let in does not
-/// depend on it, so no more of it is looked at than tells a real one from an attempt.
-struct OriginalUrl<'a> {
-    scheme: &'a str,
-    authority: &'a str,
-    /// Path and query.
-    rest: &'a str,
-}
-
-impl<'a> OriginalUrl<'a> {
-    fn new(scheme: &'a str, authority: &'a str, rest: &'a str) -> Option<Self> {
-        let known = matches!(scheme, "http" | "https" | "ws" | "wss");
-        let host = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
-        let plain = !authority.is_empty() && authority.bytes().all(host);
-        let absolute = rest.is_empty() || rest.starts_with('/');
-        (known && plain && absolute).then_some(Self { scheme, authority, rest })
-    }
-
-    fn parse(text: &'a str) -> Option<Self> {
-        let (scheme, rest) = text.split_once("://")?;
-        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-        Self::new(scheme, &rest[..end], &rest[end..])
-    }
-}
-
-impl<'a> Original<'a> {
-    /// `None` for what no honest proxy sends. From others than trusted proxies nothing counts.
-    fn read(dialect: Dialect, trusted: bool, headers: &'a HeaderMap) -> Option<Self> {
-        let text = |name: HeaderName| single(headers, name);
-        match dialect {
-            Dialect::AuthRequest if !trusted => Some(Self::default()),
-            Dialect::AuthRequest => {
-                let url = match text(ORIGINAL_URL) {
-                    Some(text) => Some(OriginalUrl::parse(text)?),
-                    None => None,
-                };
-                Some(Self { method: text(ORIGINAL_METHOD), url, trusted })
-            }
-            Dialect::ForwardAuth if !trusted => None,
-            Dialect::ForwardAuth => {
-                let method = text(FORWARDED_METHOD)?;
-                let (scheme, host) = (text(FORWARDED_PROTO)?, text(FORWARDED_HOST)?);
-                let uri = text(FORWARDED_URI).filter(|uri| uri.starts_with('/'))?;
-                let url = OriginalUrl::new(scheme, host, uri)?;
-                Some(Self { method: Some(method), url: Some(url), trusted })
-            }
-        }
-    }
-}
-
-/// What the proxy requires beyond a live session. It cannot be mistyped: an unknown name is
-/// refused, because a requirement that is dropped would let somebody in.
-#[derive(Debug, Default, PartialEq)]
-struct Requirements<'a> {
-    /// The query, when it names roles.
-    roles: Option<&'a str>,
-    max_age: Option<u64>,
-    optional: bool,
-    strict: bool,
-    preflight: bool,
-}
-
-impl<'a> Requirements<'a> {
-    fn parse(query: &'a str) -> Option<Self> {
-        let mut requirements = Self::default();
-        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-            match (&*name, &*value) {
-                ("role", role) if !role.is_empty() => requirements.roles = Some(query),
-                ("max_age", seconds) => requirements.max_age = Some(seconds.parse().ok()?),
-                ("optional", "1") => requirements.optional = true,
-                ("strict", "1") => requirements.strict = true,
-                ("preflight", "allow") => requirements.preflight = true,
-                ("optional" | "strict", "0") | ("preflight", "deny") => {}
-                _ => return None,
-            }
-        }
-        Some(requirements)
-    }
-
-    /// Whether somebody has one of the roles that were asked for, if any were.
-    fn admit(&self, has_role: impl Fn(&str) -> bool) -> bool {
-        self.roles.is_none_or(|query| {
-            let mut asked = form_urlencoded::parse(query.as_bytes());
-            asked.any(|(name, value)| name == "role" && has_role(&value))
-        })
-    }
-}
 
 /// Answers a proxy's question.
 pub(super) async fn answer(
     gateway: &Gateway,
     dialect: Dialect,
     peer: SocketAddr,
-    query: &str,
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Response {
+    let trusted = is_trusted(peer.ip(), &gateway.config.server.trusted_proxies);
+    if !trusted && dialect != Dialect::AuthRequest {
+        tracing::warn!(%peer, "a check from outside server.trusted_proxies was refused");
+    }
+    let original = Original::read(dialect, trusted.then_some(peer), method, uri, headers);
+    let query = match dialect {
+        // The client's.
+        Dialect::ExtAuthz => None,
+        _ => uri.query(),
+    };
+    let requirements = Requirements::read(query.unwrap_or_default(), trusted, headers);
+    decide(gateway, dialect, original, requirements, headers).await
+}
+
+/// Decides about a request, whichever proxy asks. `None` stands for what no honest proxy sends.
+pub(crate) async fn decide(
+    gateway: &Gateway,
+    dialect: Dialect,
+    original: Option<Original<'_>>,
+    requirements: Option<Requirements<'_>>,
     headers: &HeaderMap,
 ) -> Response {
     let start = Instant::now();
-    let trusted = is_trusted(peer.ip(), &gateway.config.server.trusted_proxies);
-    if !trusted && dialect == Dialect::ForwardAuth {
-        tracing::warn!(%peer, "a forward-auth check from outside server.trusted_proxies was refused");
-    }
-    let original = Original::read(dialect, trusted, headers);
-    let decision = match (original, Requirements::parse(query)) {
+    let decision = match (original, requirements) {
         (Some(original), Some(requirements)) if !smuggles(headers) => {
-            let question = Question { gateway, dialect, peer, original, requirements, headers };
+            let question = Question { gateway, dialect, original, requirements, headers };
             question.decide(start).await
         }
         _ => Decision::of(CheckResult::Refused, status(dialect.refused())),
@@ -203,7 +95,6 @@ impl Decision {
 struct Question<'a> {
     gateway: &'a Gateway,
     dialect: Dialect,
-    peer: SocketAddr,
     original: Original<'a>,
     requirements: Requirements<'a>,
     headers: &'a HeaderMap,
@@ -231,10 +122,8 @@ impl Question<'_> {
             Err(Refusal::Invalid) => (CheckResult::Invalid, self.login(INVALID)),
             Ok(identity) => {
                 check.activities.note(&identity, now, || {
-                    // A proxy that names nobody would make every session come from the proxy itself.
-                    let named = self.original.trusted && headers.contains_key("x-forwarded-for");
                     let proxies = &self.gateway.config.server.trusted_proxies;
-                    named.then(|| address(self.peer, headers, proxies))
+                    self.original.peer.map(|peer| address(peer, headers, proxies))
                 });
                 let too_old = |max_age| now.seconds() > identity.auth_time.saturating_add(max_age);
                 if !requirements.admit(|role| identity.has_role(role)) {
@@ -292,13 +181,6 @@ impl Question<'_> {
 const INVALID: &str = r#"Bearer error="invalid_token""#;
 /// RFC 9470 section 3.
 const TOO_OLD: &str = r#"Bearer error="insufficient_user_authentication""#;
-
-/// The value of a header that is there exactly once.
-fn single(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
-    let mut values = headers.get_all(name).iter();
-    let value = values.next()?.to_str().ok()?;
-    values.next().is_none().then_some(value)
-}
 
 /// Whether a name may be read as one of ours by a backend, without being it.
 fn is_alias(name: &str) -> bool {
@@ -362,26 +244,6 @@ fn unavailable() -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn requirements_are_read() {
-        let parsed = Requirements::parse("role=admin&role=o%70s&max_age=600&strict=1").unwrap();
-        let admits = |role: &str| parsed.admit(|asked| asked == role);
-        assert!(admits("admin") && admits("ops") && !admits("adm"));
-        assert_eq!(parsed.max_age, Some(600));
-        assert!(parsed.strict && !parsed.optional && !parsed.preflight);
-        assert_eq!(Requirements::parse(""), Some(Requirements::default()));
-        assert!(Requirements::default().admit(|_| false));
-    }
-
-    #[test]
-    fn a_mistyped_requirement_is_refused_rather_than_dropped() {
-        for query in
-            ["rol=admin", "role=", "max_age=ten", "max_age=-1", "optional=yes", "preflight=no", "x"]
-        {
-            assert_eq!(Requirements::parse(query), None, "{query}");
-        }
-    }
 
     #[test]
     fn other_spellings_of_our_headers_are_seen() {

@@ -1,7 +1,7 @@
 //! Listeners and routes. The whole map is [`public`] and [`operations`].
 
 mod admin;
-mod authz;
+pub(crate) mod authz;
 mod body;
 mod caller;
 mod client;
@@ -46,12 +46,11 @@ impl Routes {
     where
         B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
-        let uri = request.uri();
         if let Some(gateway) = &self.checks
-            && let Some(dialect) = authz::Dialect::of(uri.path())
+            && let Some(dialect) = authz::Dialect::of(request.uri().path())
         {
-            let query = uri.query().unwrap_or_default();
-            return authz::answer(gateway, dialect, peer, query, request.headers()).await;
+            let (method, uri) = (request.method(), request.uri());
+            return authz::answer(gateway, dialect, peer, method, uri, request.headers()).await;
         }
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));

@@ -13,6 +13,7 @@ mod bad_input;
 mod cluster;
 mod embedded;
 mod expiry;
+mod ext_authz;
 mod forged;
 mod limit;
 mod metadata;
