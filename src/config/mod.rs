@@ -58,6 +58,8 @@ pub struct Server {
     pub listen: SocketAddr,
     /// Where metrics and probes are served.
     pub ops_listen: SocketAddr,
+    /// Where Envoy connects with gRPC; none: nowhere.
+    pub grpc_listen: Option<SocketAddr>,
     /// How browsers reach the gateway: http or https without path, query and user.
     pub public_url: Url,
     /// Whose forwarding headers are believed; a bare address became a network of one.

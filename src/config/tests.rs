@@ -86,6 +86,7 @@ fn defaults() {
         server: Server {
             listen: "127.0.0.1:8080".parse().unwrap(),
             ops_listen: "127.0.0.1:9090".parse().unwrap(),
+            grpc_listen: None,
             public_url: "http://127.0.0.1:8080".parse().unwrap(),
             trusted_proxies: Vec::new(),
             drain: seconds(10),
@@ -231,7 +232,8 @@ fn unknown_keys() {
         [[login.service_keys]]\nnam = 'shop'";
     let sections =
         "server, redis, tokens, sessions, check, login, limits, geoip, sweep, log; set in";
-    let keys = "listen, ops_listen, public_url, trusted_proxies, drain, max_connections; set in";
+    let keys = "listen, ops_listen, grpc_listen, public_url, trusted_proxies, drain, max_connections; \
+         set in";
     assert_eq!(
         given().file(file).refused(),
         format!(

@@ -191,6 +191,11 @@ fn is_alias(name: &str) -> bool {
     name.contains(['_', '.']) && IDENTITY.iter().any(|ours| same(ours.as_str()))
 }
 
+/// Whether a header of an answer is meant for the backend.
+pub(crate) fn for_the_backend(name: &HeaderName) -> bool {
+    IDENTITY.contains(name)
+}
+
 /// Whether the client tries to be taken for a header that we set: by a spelling that a backend
 /// may read as the same, or by having the proxy drop ours.
 fn smuggles(headers: &HeaderMap) -> bool {

@@ -30,6 +30,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::state::Gateway;
 use crate::telemetry::metrics;
 pub use client::Failures;
+pub(crate) use client::is_trusted;
 use problem::Problem;
 
 /// What a listener answers with.
@@ -41,6 +42,11 @@ pub struct Routes {
 }
 
 impl Routes {
+    /// Routes without checks over HTTP.
+    pub(crate) fn of(others: Router) -> Self {
+        Self { checks: None, others }
+    }
+
     /// Answers a request from `peer`.
     pub async fn answer<B>(&self, peer: SocketAddr, request: Request<B>) -> Response
     where
@@ -89,7 +95,7 @@ pub fn operations(gateway: Arc<Gateway>) -> Routes {
         .route("/readyz", get(ops::readyz))
         .route("/metrics", get(ops::scrape))
         .with_state(gateway);
-    Routes { checks: None, others }
+    Routes::of(others)
 }
 
 /// From the end of a request's header to its answer. Redis has its own, shorter time limit, so it is

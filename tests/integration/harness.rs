@@ -147,6 +147,8 @@ pub(crate) struct Gateway {
     pub(crate) process: Process,
     pub(crate) url: String,
     pub(crate) ops: String,
+    /// Empty unless `server.grpc_listen` is set.
+    pub(crate) grpc: String,
     client: Client,
 }
 
@@ -368,6 +370,7 @@ pub(crate) async fn spawn(config: &Path, args: &[&str], log: &Path) -> Gateway {
         process,
         url: format!("http://{}", listening["listen"].as_str().unwrap()),
         ops: format!("http://{}", listening["ops_listen"].as_str().unwrap()),
+        grpc: listening["grpc_listen"].as_str().unwrap_or_default().to_owned(),
         client: Client::builder().timeout(Duration::from_secs(20)).build().unwrap(),
     }
 }

@@ -15,6 +15,7 @@ mod embedded;
 mod expiry;
 mod ext_authz;
 mod forged;
+mod grpc;
 mod limit;
 mod metadata;
 mod nginx;

@@ -29,6 +29,8 @@ pub(crate) enum Dialect {
     ForwardAuth,
     /// Envoy over HTTP, whose question is the client's request without its body, below a prefix.
     ExtAuthz,
+    /// Envoy over gRPC.
+    Grpc,
 }
 
 impl Dialect {
@@ -54,17 +56,17 @@ impl Dialect {
 #[derive(Default)]
 pub(crate) struct Original<'a> {
     /// As the client wrote it.
-    pub(crate) method: Option<&'a str>,
+    pub(super) method: Option<&'a str>,
     /// Where to.
-    pub(crate) url: Option<OriginalUrl<'a>>,
+    pub(super) url: Option<OriginalUrl<'a>>,
     /// Who connected, where the client's address can be told from that; otherwise every session
     /// would seem to come from the proxy itself.
-    pub(crate) peer: Option<SocketAddr>,
+    pub(super) peer: Option<SocketAddr>,
 }
 
 /// An address of the web that a client asked the proxy for. Whether somebody is let in does not
 /// depend on it, so no more of it is looked at than tells a real one from an attempt.
-pub(crate) struct OriginalUrl<'a> {
+pub(super) struct OriginalUrl<'a> {
     pub(super) scheme: &'a str,
     pub(super) authority: &'a str,
     /// Path and query.
@@ -73,7 +75,7 @@ pub(crate) struct OriginalUrl<'a> {
 
 impl<'a> OriginalUrl<'a> {
     /// `None` for what is no such address.
-    pub(crate) fn new(scheme: &'a str, authority: &'a str, rest: &'a str) -> Option<Self> {
+    fn new(scheme: &'a str, authority: &'a str, rest: &'a str) -> Option<Self> {
         let known = matches!(scheme, "http" | "https" | "ws" | "wss");
         let host = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
         let plain = !authority.is_empty() && authority.bytes().all(host);
@@ -116,7 +118,7 @@ impl<'a> Original<'a> {
                 let uri = text(FORWARDED_URI)?.filter(|uri| uri.starts_with('/'))?;
                 (Some(method), Some(OriginalUrl::new(scheme, host, uri)?))
             }
-            Dialect::ExtAuthz => {
+            Dialect::ExtAuthz | Dialect::Grpc => {
                 let (asked, named) = (uri.authority().map(Authority::as_str), text(header::HOST)?);
                 let host = match (asked, named) {
                     (Some(asked), Some(named)) => (asked == named).then_some(named)?,
@@ -131,19 +133,26 @@ impl<'a> Original<'a> {
                 (Some(method.as_str()), url)
             }
         };
-        let peer = client(peer, headers).ok()?;
-        Some(Self { method, url, peer })
+        let named = headers.contains_key(FORWARDED_FOR).then_some(peer);
+        is_short(headers).then_some(Self { method, url, peer: named })
+    }
+
+    /// What Envoy says over gRPC: scheme, host, path with query, and who connected to it.
+    pub(crate) fn of(
+        method: &'a str,
+        [scheme, host, path]: [&'a str; 3],
+        peer: Option<SocketAddr>,
+        headers: &HeaderMap,
+    ) -> Option<Self> {
+        let url = OriginalUrl::new(scheme, host, path)?;
+        is_short(headers).then_some(Self { method: Some(method), url: Some(url), peer })
     }
 }
 
-/// The proxy, when it names a client. An error for a list that is too long to be one of proxies.
-fn client(peer: SocketAddr, headers: &HeaderMap) -> Result<Option<SocketAddr>, ()> {
-    let (mut named, mut hops) = (None, 0);
-    for value in headers.get_all(FORWARDED_FOR) {
-        named = Some(peer);
-        hops += value.as_bytes().split(|byte| *byte == b',').count();
-    }
-    if hops <= HOPS { Ok(named) } else { Err(()) }
+/// Whether the list of addresses is short enough to be one of proxies.
+fn is_short(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(FORWARDED_FOR).iter();
+    values.map(|value| value.as_bytes().split(|byte| *byte == b',').count()).sum::<usize>() <= HOPS
 }
 
 /// The value of a header that may be there once. An error when it is there twice, or holds what is
@@ -188,12 +197,11 @@ mod tests {
 
     #[test]
     fn a_list_of_addresses_has_an_end() {
-        let peer: SocketAddr = "10.0.0.1:1".parse().unwrap();
-        let named = |hops: &str| client(peer, &map(&[("x-forwarded-for", hops)]));
-        assert_eq!(named("1.1.1.1, 10.0.0.2"), Ok(Some(peer)));
-        assert_eq!(named(&["1.1.1.1"; 50].join(", ")), Ok(Some(peer)));
-        assert_eq!(named(&["1.1.1.1"; 51].join(", ")), Err(()));
-        assert_eq!(client(peer, &HeaderMap::new()), Ok(None));
+        let short = |hops: usize| {
+            is_short(&map(&[("x-forwarded-for", vec!["1.1.1.1"; hops].join(", ").as_str())]))
+        };
+        assert!(short(1) && short(50) && !short(51));
+        assert!(is_short(&HeaderMap::new()));
     }
 
     #[test]

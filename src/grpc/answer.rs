@@ -1,0 +1,67 @@
+//! A decision in Envoy's words.
+
+use axum::body::Body;
+use axum::http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use envoy_types::ext_authz::v3::pb::{
+    CheckResponse, DeniedHttpResponse, HeaderAppendAction, HeaderValue as Header,
+    HeaderValueOption, HttpResponse, HttpStatus, OkHttpResponse,
+};
+use envoy_types::pb::google::rpc;
+use tonic::Code;
+
+use crate::http::authz;
+
+/// Turns the answer of a check over HTTP into what Envoy is to do: headers of ours are set in the
+/// request to the backend, or, empty, removed from it; a refusal goes to the client as it is.
+pub(super) fn of(decision: &Response<Body>) -> CheckResponse {
+    let (code, response) = if decision.status() == StatusCode::OK {
+        (Code::Ok, HttpResponse::OkResponse(allowed(decision)))
+    } else {
+        (Code::PermissionDenied, HttpResponse::DeniedResponse(denied(decision)))
+    };
+    CheckResponse {
+        status: Some(rpc::Status { code: code.into(), ..rpc::Status::default() }),
+        http_response: Some(response),
+        ..CheckResponse::default()
+    }
+}
+
+fn allowed(decision: &Response<Body>) -> OkHttpResponse {
+    let mut response = OkHttpResponse::default();
+    for (name, value) in decision.headers() {
+        if *name == header::SET_COOKIE {
+            response.response_headers_to_add.push(option(name, value));
+        } else if !authz::for_the_backend(name) {
+            // Such as Cache-Control, which speaks of this answer alone.
+        } else if value.is_empty() {
+            response.headers_to_remove.push(name.as_str().to_owned());
+        } else {
+            response.headers.push(option(name, value));
+        }
+    }
+    response
+}
+
+fn denied(decision: &Response<Body>) -> DeniedHttpResponse {
+    DeniedHttpResponse {
+        status: Some(HttpStatus { code: decision.status().as_u16().into() }),
+        headers: decision.headers().iter().map(|(name, value)| option(name, value)).collect(),
+        ..DeniedHttpResponse::default()
+    }
+}
+
+fn option(name: &HeaderName, value: &HeaderValue) -> HeaderValueOption {
+    let action = match *name {
+        header::SET_COOKIE => HeaderAppendAction::AppendIfExistsOrAdd,
+        _ => HeaderAppendAction::OverwriteIfExistsOrAdd,
+    };
+    HeaderValueOption {
+        header: Some(Header {
+            key: name.as_str().to_owned(),
+            raw_value: value.as_bytes().to_vec(),
+            ..Header::default()
+        }),
+        append_action: action.into(),
+        ..HeaderValueOption::default()
+    }
+}
