@@ -58,7 +58,8 @@ fn option(name: &HeaderName, value: &HeaderValue) -> HeaderValueOption {
     HeaderValueOption {
         header: Some(Header {
             key: name.as_str().to_owned(),
-            raw_value: value.as_bytes().to_vec(),
+            // Not raw_value, of which Envoy takes no notice here. All of ours is UTF-8.
+            value: String::from_utf8_lossy(value.as_bytes()).into_owned(),
             ..Header::default()
         }),
         append_action: action.into(),

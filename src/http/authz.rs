@@ -103,8 +103,12 @@ struct Question<'a> {
 impl Question<'_> {
     async fn decide(&self, start: Instant) -> Decision {
         let Self { requirements, headers, .. } = self;
-        if requirements.preflight && is_preflight(&self.original, headers) {
-            return Decision::of(CheckResult::Anonymous, allowed(None));
+        if is_preflight(&self.original, headers) {
+            return if requirements.preflight || requirements.optional {
+                Decision::of(CheckResult::Anonymous, allowed(None))
+            } else {
+                Decision::of(CheckResult::Missing, challenge("Bearer"))
+            };
         }
         let token = match bearer(headers) {
             Ok(Some(token)) => token,
@@ -208,7 +212,8 @@ fn smuggles(headers: &HeaderMap) -> bool {
         || headers.get_all(header::CONNECTION).iter().any(drops)
 }
 
-/// A real CORS preflight (Fetch standard, section 3.2.2). It carries no credential.
+/// A real CORS preflight (Fetch standard, section 3.2.2). It carries no credential, so it is answered
+/// without looking for one, and a browser follows no redirect from it.
 fn is_preflight(original: &Original<'_>, headers: &HeaderMap) -> bool {
     original.method == Some("OPTIONS")
         && headers.contains_key(header::ORIGIN)

@@ -99,7 +99,7 @@ impl Question {
 
 fn read(headers: &[HeaderValueOption]) -> HashMap<String, String> {
     let headers = headers.iter().map(|option| option.header.clone().unwrap());
-    headers.map(|header| (header.key, String::from_utf8(header.raw_value).unwrap())).collect()
+    headers.map(|header| (header.key, header.value)).collect()
 }
 
 #[tokio::test]
