@@ -150,6 +150,8 @@ pub struct Check {
     /// How often last-activity times are written to the store.
     #[serde(with = "duration")]
     pub activity_flush: Duration,
+    /// Origins whose scripts may read why they were refused, as browsers write them.
+    pub cors_origins: Vec<String>,
 }
 
 /// `[login]`

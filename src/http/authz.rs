@@ -4,6 +4,7 @@
 //! no, and what cannot be known is 503. This is the hot path from bytes in to bytes out: it is
 //! called straight from the listener, and it allocates nothing but the answer's headers.
 
+mod cors;
 mod original;
 mod requirements;
 
@@ -69,13 +70,16 @@ pub(crate) async fn decide(
     headers: &HeaderMap,
 ) -> Response {
     let start = Instant::now();
-    let decision = match (original, requirements) {
+    let mut decision = match (original, requirements) {
         (Some(original), Some(requirements)) if !smuggles(headers) => {
             let question = Question { gateway, dialect, original, requirements, headers };
             question.decide(start).await
         }
         _ => Decision::of(CheckResult::Refused, status(dialect.refused())),
     };
+    if decision.response.status() != StatusCode::OK {
+        cors::permit(&gateway.config.check.cors_origins, headers, &mut decision.response);
+    }
     metrics::check(decision.result, decision.source, start.elapsed());
     decision.response
 }

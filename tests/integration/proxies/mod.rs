@@ -25,6 +25,11 @@ macro_rules! stories {
         }
 
         #[tokio::test]
+        async fn a_script_of_another_origin_reads_why_it_was_refused() {
+            crate::proxies::session::scripts($kind).await;
+        }
+
+        #[tokio::test]
         async fn a_client_cannot_name_itself_or_its_request() {
             crate::proxies::attacks::names($kind).await;
         }

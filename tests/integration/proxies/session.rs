@@ -1,5 +1,9 @@
 //! What honest clients see.
 
+use gatehouse::config::SigningAlgorithm;
+use gatehouse::model::{DeviceClass, Session, SessionId, Timestamp};
+use gatehouse::token::KeyRing;
+use gatehouse::token::access::AccessTokens;
 use reqwest::Method;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -71,6 +75,39 @@ pub(super) async fn lives_and_ends(kind: Kind) {
     assert_eq!(stage.get("/inbox", &[ann]).await.0.status, 401);
 }
 
+/// A script of another origin may read why it was refused, if its origin is one that was named.
+pub(super) async fn scripts(kind: Kind) {
+    let stage =
+        Stage::set(kind, &["check.cors_origins=https://spa.example,https://b.example"]).await;
+    let credential = bearer(&stage.gateway().login("ann").await);
+    let ask = async |path: &str, origin: &str, credential: &str| {
+        let from = [("Origin", origin), ("Sec-Fetch-Mode", "cors"), ("Authorization", credential)];
+        stage.get(path, &from).await.0
+    };
+    for (path, credential, status) in
+        [("/inbox", "Bearer nonsense", 401), ("/admin/", credential.as_str(), 403)]
+    {
+        let reply = ask(path, "https://spa.example", credential).await;
+        assert_eq!(reply.status, status);
+        for (name, value) in [
+            ("access-control-allow-origin", "https://spa.example"),
+            ("access-control-allow-credentials", "true"),
+            ("access-control-expose-headers", "WWW-Authenticate, Retry-After"),
+            ("vary", "Origin"),
+        ] {
+            assert_eq!(reply.header(name), Some(value), "{name}: {reply:?}");
+        }
+        for origin in ["https://evil.example", "https://spa.example.evil.example", "null"] {
+            let reply = ask(path, origin, credential).await;
+            assert_eq!(reply.status, status);
+            assert_eq!(reply.header("access-control-allow-origin"), None, "{origin}");
+        }
+    }
+    let reply = ask("/inbox", "https://spa.example", &credential).await;
+    assert_eq!(reply.status, 200);
+    assert_eq!(reply.header("access-control-allow-origin"), None, "the application's to say");
+}
+
 /// Checked when they are opened, as any request.
 async fn websockets(stage: &Stage, ann: (&str, &str)) {
     let before = stage.echo.seen();
@@ -99,6 +136,12 @@ pub(super) async fn requirements(kind: Kind) {
     assert_eq!(status("/admin/", &root).await, 200);
     assert_eq!(status("/admin/?role=staff&optional=1&max_age=9999", &ann).await, 403);
     assert_eq!(stage.get("/admin/", &[]).await.0.status, 401);
+    let old = [("Authorization", logged_in_long_ago(&stage))];
+    let old = old.each_ref().map(|(name, value)| (*name, value.as_str()));
+    assert_eq!(stage.get("/inbox", &old).await.0.status, 200);
+    let (reply, _) = stage.get("/admin/", &old).await;
+    let too_old = r#"Bearer error="insufficient_user_authentication""#;
+    assert_eq!((reply.status, reply.header("www-authenticate")), (401, Some(too_old)));
 
     let (reply, passed) = stage.get("/optional/", &[]).await;
     assert_eq!((reply.status, passed), (200, true));
@@ -116,6 +159,36 @@ pub(super) async fn requirements(kind: Kind) {
     stage.gatehouse.redis.cli(&["DEL", &format!("gh:{{08}}:session:{}", ann.session)]);
     assert_eq!(status("/", &ann).await, 200);
     assert_eq!(status("/strict/", &ann).await, 401);
+}
+
+/// The credential of an administrator who proved who they are eleven minutes ago.
+fn logged_in_long_ago(stage: &Stage) -> String {
+    let keys = KeyRing::open(&stage.gatehouse.dir.path().join("keys"), SigningAlgorithm::EdDSA);
+    let now = Timestamp::now();
+    let session = Session {
+        id: SessionId([7; 16]),
+        user: "root".parse().unwrap(),
+        device_name: String::new(),
+        device_class: DeviceClass::Other,
+        ip: String::new(),
+        user_agent: String::new(),
+        location: None,
+        created: now,
+        last_active: now,
+        expires: Timestamp(now.0 + 3_600_000),
+        remembered: false,
+        generation: 1,
+        auth_time: Timestamp(now.0 - 660_000),
+        auth_method: "pwd".into(),
+        roles: vec!["admin".into()],
+        claims: serde_json::Map::new(),
+    };
+    let tokens = AccessTokens {
+        issuer: "http://127.0.0.1:8080".into(),
+        audience: vec!["gatehouse".into()],
+        ttl: 900,
+    };
+    format!("Bearer {}", tokens.issue(&session, now, &keys.unwrap()).unwrap().0)
 }
 
 async fn preflights(stage: &Stage, credential: &str) {
