@@ -9,6 +9,7 @@ mod follow;
 mod freshness;
 mod hash;
 mod identity;
+mod news;
 mod revocations;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ pub use activity::{Activities, ActivityWriter};
 pub use follow::follow;
 pub use freshness::Freshness;
 pub use identity::Identity;
+pub use news::{Missed, News};
 pub use revocations::Revocations;
 
 use hash::RandomHash;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use papaya::{HashMap, ResizeMode};
 
-use super::Identity;
 use super::hash::RandomHash;
+use super::{Identity, News};
 use crate::model::{Revocation, SessionId, Timestamp, UserId};
 use crate::telemetry::metrics;
 
@@ -27,6 +27,8 @@ pub struct Revocations {
     everything: Box<[AtomicU64]>,
     /// By bucket: the newest time that is known.
     clocks: Box<[AtomicU64]>,
+    /// What became known last.
+    pub news: News,
     /// How many entries there may be.
     most: usize,
     coarsening: Mutex<()>,
@@ -45,6 +47,7 @@ impl Revocations {
             users: HashMap::builder().resize_mode(ResizeMode::Blocking).build(),
             everything: times(),
             clocks: times(),
+            news: News::new(),
             most,
             coarsening: Mutex::new(()),
         }
@@ -66,6 +69,7 @@ impl Revocations {
 
     /// Learns of a revocation that was made at some time. In any order and any number of times.
     pub fn learn(&self, bucket: u8, revocation: &Revocation, at: Timestamp) {
+        self.news.tell(revocation, at);
         match revocation {
             // Of two times for the same the later is the safe one.
             Revocation::Session(sid) => {
@@ -126,6 +130,12 @@ impl Revocations {
         );
     }
 
+    /// What the clock of every bucket has passed.
+    pub fn clock(&self) -> Timestamp {
+        let clocks = self.clocks.iter().map(|clock| clock.load(Ordering::Acquire));
+        Timestamp(clocks.min().unwrap_or(0))
+    }
+
     /// A bucket's clock says so much.
     pub(super) fn tick(&self, bucket: u8, now: Timestamp) {
         self.clocks[usize::from(bucket)].fetch_max(now.0, Ordering::AcqRel);
@@ -133,9 +143,8 @@ impl Revocations {
 
     /// Forgets what is so old that no token is left of before. Of all clocks the slowest counts.
     pub(super) fn forget(&self, retention: Duration) {
-        let now = self.clocks.iter().map(|clock| clock.load(Ordering::Acquire)).min().unwrap_or(0);
         let retention = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
-        let oldest = Timestamp(now.saturating_sub(retention));
+        let oldest = Timestamp(self.clock().0.saturating_sub(retention));
         self.sessions.pin().retain(|_, at| *at >= oldest);
         self.users.pin().retain(|_, cut| cut.before >= oldest);
     }

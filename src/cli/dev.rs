@@ -58,6 +58,7 @@ pub(super) fn prepare(config: &mut Config) -> anyhow::Result<()> {
         scopes: vec![
             Scope::SessionsCreate,
             Scope::SessionsRevoke,
+            Scope::FeedRead,
             Scope::AdminRead,
             Scope::AdminWrite,
         ],

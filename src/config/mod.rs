@@ -247,6 +247,9 @@ pub enum Scope {
     /// End sessions.
     #[serde(rename = "sessions:revoke")]
     SessionsRevoke,
+    /// Follow revocations.
+    #[serde(rename = "feed:read")]
+    FeedRead,
     /// Read what administrators read.
     #[serde(rename = "admin:read")]
     AdminRead,

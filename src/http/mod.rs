@@ -8,6 +8,7 @@ mod client;
 pub mod listener;
 mod ops;
 mod problem;
+mod revocations;
 mod sessions;
 mod users;
 mod view;
@@ -69,6 +70,7 @@ impl Routes {
 pub fn public(gateway: Arc<Gateway>) -> Routes {
     let others = Router::new()
         .route("/api/v1/sessions", post(sessions::create))
+        .route("/api/v1/sessions/revocations", get(revocations::follow))
         .route("/api/v1/sessions/refresh", post(sessions::refresh))
         .route("/api/v1/logout", post(sessions::logout))
         .route("/api/v1/users/sessions", get(users::list))

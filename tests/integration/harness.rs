@@ -295,7 +295,7 @@ impl Gatehouse {
              [limits]\nfailures_per_minute = 100000\n\
              [log]\nformat = 'json'\nlevel = 'info,gatehouse=trace'\n\
              [[login.service_keys]]\nname = 'test'\nsha256 = '{1}'\n\
-             scopes = ['sessions:create', 'sessions:revoke', 'admin:read', 'admin:write']\n\
+             scopes = ['sessions:create', 'sessions:revoke', 'feed:read', 'admin:read', 'admin:write']\n\
              [[login.service_keys]]\nname = 'narrow'\nsha256 = '{2}'\nscopes = ['sessions:create']\n",
             dir.path().display(),
             sha256(SERVICE_KEY),

@@ -14,6 +14,7 @@ mod cluster;
 mod embedded;
 mod expiry;
 mod ext_authz;
+mod feed;
 mod forged;
 mod grpc;
 mod limit;
