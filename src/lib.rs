@@ -13,7 +13,7 @@
 //! - [`check`]: the hot path: credential → verified identity → revoked? → answer.
 //! - [`sessions`]: what can be done with a session. No HTTP, no Redis commands.
 //! - [`store`]: the only room that knows Redis: connections, keys, scripts, the feed.
-//! - [`token`]: access tokens, refresh handles, keys.
+//! - [`token`]: access tokens, assertions, refresh handles, keys.
 //! - [`model`]: sessions, ids, times. Pure.
 //! - [`config`], [`telemetry`]: settings, logs and metrics.
 //!

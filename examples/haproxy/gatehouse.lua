@@ -6,7 +6,14 @@
 -- may pass has txn.gatehouse_allowed set and carries the identity headers; any other is answered here,
 -- as Gatehouse says, and with 503 when Gatehouse says nothing.
 
-local IDENTITY = { "remote-user", "remote-groups", "remote-email", "remote-name", "remote-session" }
+local OURS = {
+    "remote-user",
+    "remote-groups",
+    "remote-email",
+    "remote-name",
+    "remote-session",
+    "x-gatehouse-assertion",
+}
 
 -- They speak of the client's connection, or of its body, which Gatehouse is not sent.
 local NOT_ASKED = {
@@ -50,7 +57,7 @@ end
 core.register_action("gatehouse", { "http-req" }, function(txn, address)
     local asked, answer = pcall(ask, txn, address)
     if asked and answer.status == 200 then
-        for _, name in ipairs(IDENTITY) do
+        for _, name in ipairs(OURS) do
             txn.http:req_set_header(name, first(answer.headers[name]))
         end
         txn:set_var("txn.gatehouse_allowed", true)

@@ -27,16 +27,16 @@ pub(super) fn of(decision: &Response<Body>) -> CheckResponse {
 }
 
 fn allowed(decision: &Response<Body>) -> OkHttpResponse {
-    let mut response = OkHttpResponse::default();
-    for (name, value) in decision.headers() {
-        if *name == header::SET_COOKIE {
-            response.response_headers_to_add.push(option(name, value));
-        } else if !authz::for_the_backend(name) {
-            // Such as Cache-Control, which speaks of this answer alone.
-        } else if value.is_empty() {
-            response.headers_to_remove.push(name.as_str().to_owned());
-        } else {
-            response.headers.push(option(name, value));
+    let headers = decision.headers();
+    let cookies = headers.get_all(header::SET_COOKIE).iter();
+    let mut response = OkHttpResponse {
+        response_headers_to_add: cookies.map(|value| option(&header::SET_COOKIE, value)).collect(),
+        ..OkHttpResponse::default()
+    };
+    for name in authz::ours() {
+        match headers.get(name).filter(|value| !value.is_empty()) {
+            Some(value) => response.headers.push(option(name, value)),
+            None => response.headers_to_remove.push(name.as_str().to_owned()),
         }
     }
     response

@@ -29,13 +29,15 @@ pub(crate) use requirements::Requirements;
 
 /// Always all of them, empty when there is nobody: what a client sent under these names is
 /// overwritten.
-const IDENTITY: [HeaderName; 5] = [
+static IDENTITY: [HeaderName; 5] = [
     HeaderName::from_static("remote-user"),
     HeaderName::from_static("remote-groups"),
     HeaderName::from_static("remote-email"),
     HeaderName::from_static("remote-name"),
     HeaderName::from_static("remote-session"),
 ];
+/// For applications that verify for themselves whom a request is from; there when it was asked for.
+static ASSERTION: HeaderName = HeaderName::from_static("x-gatehouse-assertion");
 const EMPTY: HeaderValue = HeaderValue::from_static("");
 
 /// Answers a proxy's question.
@@ -70,6 +72,7 @@ pub(crate) async fn decide(
     headers: &HeaderMap,
 ) -> Response {
     let start = Instant::now();
+    let assert = requirements.as_ref().is_some_and(|required| required.assert);
     let mut decision = match (original, requirements) {
         (Some(original), Some(requirements)) if !smuggles(headers) => {
             let question = Question { gateway, dialect, original, requirements, headers };
@@ -79,6 +82,8 @@ pub(crate) async fn decide(
     };
     if decision.response.status() != StatusCode::OK {
         cors::permit(&gateway.config.check.cors_origins, headers, &mut decision.response);
+    } else if assert {
+        decision.response.headers_mut().entry(&ASSERTION).or_insert(EMPTY);
     }
     metrics::check(decision.result, decision.source, start.elapsed());
     decision.response
@@ -138,12 +143,33 @@ impl Question<'_> {
                     (CheckResult::Forbidden, status(StatusCode::FORBIDDEN))
                 } else if requirements.max_age.is_some_and(too_old) {
                     (CheckResult::TooOld, self.login(TOO_OLD))
+                } else if requirements.assert {
+                    self.asserted(&identity, now)
                 } else {
                     (CheckResult::Allowed, allowed(Some(&identity)))
                 }
             }
         };
         Decision { result, source, response }
+    }
+
+    /// Whom the request is from, also in a form that the application can verify. It is meant for one
+    /// origin, so the proxy has to say which was asked.
+    fn asserted(&self, identity: &Identity, now: Timestamp) -> (CheckResult, Response) {
+        let Some(origin) = self.original.url.as_ref().and_then(OriginalUrl::origin) else {
+            return (CheckResult::Refused, status(self.dialect.refused()));
+        };
+        match self.gateway.check.assertions.assert(identity, origin, now) {
+            Ok(assertion) => {
+                let mut response = allowed(Some(identity));
+                response.headers_mut().insert(&ASSERTION, assertion);
+                (CheckResult::Allowed, response)
+            }
+            Err(error) => {
+                tracing::error!(%error, "an assertion could not be made");
+                (CheckResult::Unavailable, unavailable())
+            }
+        }
     }
 
     /// 401; with the address of the login page for nginx, or a redirect there for a page that a
@@ -196,21 +222,22 @@ fn is_alias(name: &str) -> bool {
         let same = |(a, b): (u8, u8)| a.eq_ignore_ascii_case(&b) || b == b'-' && b"_.".contains(&a);
         name.len() == ours.len() && name.bytes().zip(ours.bytes()).all(same)
     };
-    name.contains(['_', '.']) && IDENTITY.iter().any(|ours| same(ours.as_str()))
+    name.contains(['_', '.']) && ours().any(|ours| same(ours.as_str()))
 }
 
-/// Whether a header of an answer is meant for the backend.
-pub(crate) fn for_the_backend(name: &HeaderName) -> bool {
-    IDENTITY.contains(name)
+/// The headers of a request to a backend that are ours alone to set.
+pub(crate) fn ours() -> impl Iterator<Item = &'static HeaderName> {
+    IDENTITY.iter().chain([&ASSERTION])
 }
 
 /// Whether the client tries to be taken for a header that we set: by a spelling that a backend
 /// may read as the same, or by having the proxy drop ours.
 fn smuggles(headers: &HeaderMap) -> bool {
-    let ours = |name: &str| IDENTITY.iter().any(|ours| ours.as_str().eq_ignore_ascii_case(name));
+    let is_ours = |name: &str| ours().any(|ours| ours.as_str().eq_ignore_ascii_case(name));
     let drops = |value: &HeaderValue| {
         let mut names = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-        names.any(|name| std::str::from_utf8(name).is_ok_and(|name| ours(name) || is_alias(name)))
+        names
+            .any(|name| std::str::from_utf8(name).is_ok_and(|name| is_ours(name) || is_alias(name)))
     };
     headers.keys().any(|name| is_alias(name.as_str()))
         || headers.get_all(header::CONNECTION).iter().any(drops)
@@ -228,7 +255,7 @@ fn is_preflight(original: &Original<'_>, headers: &HeaderMap) -> bool {
 fn allowed(identity: Option<&Identity>) -> Response {
     let mut response = status(StatusCode::OK);
     let headers = response.headers_mut();
-    for (i, name) in IDENTITY.into_iter().enumerate() {
+    for (i, name) in IDENTITY.iter().enumerate() {
         headers.insert(name, identity.map_or(EMPTY, |who| who.headers[i].clone()));
     }
     response

@@ -116,7 +116,7 @@ async fn a_live_session_has_its_identity_set_and_what_is_empty_removed() {
     );
     assert_eq!(read(&allowed.headers), set);
     assert!(allowed.headers.iter().all(|option| option.append_action == 2), "overwritten");
-    assert_eq!(allowed.headers_to_remove, ["remote-email"]);
+    assert_eq!(allowed.headers_to_remove, ["remote-email", "x-gatehouse-assertion"]);
     assert!(allowed.response_headers_to_add.is_empty());
     // Where a user is comes from what Envoy says, and only there.
     let sessions = "/api/v1/users/sessions";
@@ -185,7 +185,7 @@ async fn a_route_requires_by_context_extensions() {
     assert_eq!(header.denied(gateway).await.0, 403);
     let nobody = || Question::new(&[]).require("optional", "1");
     let allowed = nobody().header("remote-user", "root").allowed(gateway).await;
-    assert_eq!((allowed.headers.len(), allowed.headers_to_remove.len()), (0, 5));
+    assert_eq!((allowed.headers.len(), allowed.headers_to_remove.len()), (0, 6));
     gatehouse.redis.cli(&["DEL", &format!("gh:{{08}}:session:{}", tokens.session)]);
     ann().allowed(gateway).await;
     assert_eq!(ann().require("strict", "1").denied(gateway).await.0, 401);

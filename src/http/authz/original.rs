@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use url::Url;
 
 const ORIGINAL_METHOD: HeaderName = HeaderName::from_static("x-original-method");
 const ORIGINAL_URL: HeaderName = HeaderName::from_static("x-original-url");
@@ -82,6 +83,14 @@ impl<'a> OriginalUrl<'a> {
         let absolute = rest.is_empty() || rest.starts_with('/');
         let visible = rest.bytes().all(|byte| byte.is_ascii_graphic());
         (known && plain && absolute && visible).then_some(Self { scheme, authority, rest })
+    }
+
+    /// The origin that a backend knows itself by (RFC 6454 section 6.2).
+    pub(super) fn origin(&self) -> Option<String> {
+        // A websocket is opened at a page's origin.
+        let scheme = if matches!(self.scheme, "https" | "wss") { "https" } else { "http" };
+        let url = Url::parse(&format!("{scheme}://{}", self.authority)).ok()?;
+        Some(url.origin().ascii_serialization())
     }
 
     fn parse(text: &'a str) -> Option<Self> {
@@ -216,6 +225,15 @@ mod tests {
         ] {
             assert!(OriginalUrl::new(scheme, authority, rest).is_none(), "{authority}{rest}");
         }
+    }
+
+    #[test]
+    fn an_origin_is_written_in_one_way() {
+        let origin = |scheme, authority| OriginalUrl::new(scheme, authority, "/")?.origin();
+        assert_eq!(origin("https", "App.example:443").as_deref(), Some("https://app.example"));
+        assert_eq!(origin("wss", "app.example").as_deref(), Some("https://app.example"));
+        assert_eq!(origin("ws", "[::1]:81").as_deref(), Some("http://[::1]:81"));
+        assert_eq!(origin("https", ":443"), None);
     }
 
     fn map(headers: &[(&str, &str)]) -> HeaderMap {

@@ -9,6 +9,7 @@ const REQUIRE: HeaderName = HeaderName::from_static("x-gatehouse-require");
 /// What the proxy requires. It cannot be mistyped: an unknown name is refused, because a requirement
 /// that is dropped would let somebody in.
 #[derive(Debug, Default, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is asked for by itself")]
 pub(crate) struct Requirements<'a> {
     /// The query and the header, where they name roles: one of each is needed.
     roles: [Option<&'a str>; 2],
@@ -16,11 +17,12 @@ pub(crate) struct Requirements<'a> {
     pub(super) optional: bool,
     pub(super) strict: bool,
     pub(super) preflight: bool,
+    pub(super) assert: bool,
 }
 
 impl<'a> Requirements<'a> {
     /// `query` is the proxy's own. The header counts from a trusted proxy, and only to tighten: it
-    /// may be the client's.
+    /// may be the client's. (An assertion neither tightens nor relaxes.)
     pub(crate) fn read(query: &'a str, trusted: bool, headers: &'a HeaderMap) -> Option<Self> {
         let mut required = Self::parse(query)?;
         let mut values = headers.get_all(REQUIRE).iter();
@@ -32,6 +34,7 @@ impl<'a> Requirements<'a> {
             required.roles[1] = more.roles[0];
             required.max_age = required.max_age.into_iter().chain(more.max_age).min();
             required.strict |= more.strict;
+            required.assert |= more.assert;
             required.optional &= more.roles[0].is_none() && more.max_age.is_none();
         }
         Some(required)
@@ -45,8 +48,9 @@ impl<'a> Requirements<'a> {
                 ("max_age", seconds) => requirements.max_age = Some(seconds.parse().ok()?),
                 ("optional", "1") => requirements.optional = true,
                 ("strict", "1") => requirements.strict = true,
+                ("assert", "1") => requirements.assert = true,
                 ("preflight", "allow") => requirements.preflight = true,
-                ("optional" | "strict", "0") | ("preflight", "deny") => {}
+                ("optional" | "strict" | "assert", "0") | ("preflight", "deny") => {}
                 _ => return None,
             }
         }
@@ -94,7 +98,8 @@ mod tests {
         assert!(both.admit(|_| true) && !both.admit(|role| role == "admin"));
         assert!(!both.admit(|role| role == "staff"), "one of each");
         assert_eq!(both.max_age, Some(30));
-        assert!(both.strict && !both.optional);
+        assert!(both.strict && !both.optional && !both.assert);
+        assert!(Requirements::read("", true, &header("assert=1")).unwrap().assert);
         let longer = header("max_age=900");
         assert_eq!(Requirements::read("max_age=30", true, &longer).unwrap().max_age, Some(30));
         for relaxing in ["optional=1", "preflight=allow", "rol=admin", "\u{e4}"] {

@@ -23,6 +23,8 @@ const NAMES: &[&[(&str, &str)]] = &[
     &[("Remote.Email", "root@example.com")],
     &[("Remote-Name", "Root"), ("remote_name", "Root")],
     &[("Remote-Session", "AAAAAAAAAAAAAAAAAAAAAA")],
+    &[("X-Gatehouse-Assertion", "x")],
+    &[("X_Gatehouse_Assertion", "x"), ("X-Gatehouse.Assertion", "x")],
     &[("Connection", "close, Remote-User")],
     &[("Connection", "close, remote-user, Remote-Groups"), ("Remote-User", "root")],
     &[("Connection", "close"), ("Connection", "REMOTE-USER")],
@@ -110,6 +112,7 @@ fn judge(
         ("remote-email", ""),
         ("remote-name", ""),
         ("remote-session", session),
+        ("x-gatehouse-assertion", ""),
     ] {
         let told = reply.told(name);
         let right = told == [value] || value.is_empty() && told.is_empty();

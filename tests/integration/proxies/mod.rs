@@ -30,6 +30,11 @@ macro_rules! stories {
         }
 
         #[tokio::test]
+        async fn an_application_can_verify_whom_a_request_is_from() {
+            crate::proxies::session::signed($kind).await;
+        }
+
+        #[tokio::test]
         async fn a_client_cannot_name_itself_or_its_request() {
             crate::proxies::attacks::names($kind).await;
         }

@@ -4,12 +4,14 @@ use gatehouse::config::SigningAlgorithm;
 use gatehouse::model::{DeviceClass, Session, SessionId, Timestamp};
 use gatehouse::token::KeyRing;
 use gatehouse::token::access::AccessTokens;
+use jsonwebtoken::jwk::JwkSet;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::stage::{self, Kind, Stage, request};
-use crate::harness::Tokens;
+use crate::harness::{Answer, Tokens};
 
 pub(super) const WEBSOCKET: [(&str, &str); 4] = [
     ("Connection", "Upgrade"),
@@ -106,6 +108,40 @@ pub(super) async fn scripts(kind: Kind) {
     let reply = ask("/inbox", "https://spa.example", &credential).await;
     assert_eq!(reply.status, 200);
     assert_eq!(reply.header("access-control-allow-origin"), None, "the application's to say");
+}
+
+/// The application gets a token that verifies by the published keys, and nobody else's.
+pub(super) async fn signed(kind: Kind) {
+    let stage = Stage::set(kind, &[]).await;
+    let gateway = stage.gateway();
+    let tokens = gateway.login("ann").await;
+    let credential = bearer(&tokens);
+    let ann = ("Authorization", credential.as_str());
+    let forged = ("X-Gatehouse-Assertion", "forged");
+    let (reply, _) = stage.get("/signed/", &[ann, forged]).await;
+    let [assertion] = reply.told("x-gatehouse-assertion")[..] else { panic!("{reply:?}") };
+    let (again, _) = stage.get("/signed/", &[ann]).await;
+    assert_eq!(again.told("x-gatehouse-assertion"), [assertion], "signed once");
+
+    let keys = Answer::of(gateway.get("/.well-known/jwks.json")).await.body;
+    let keys: JwkSet = serde_json::from_value(keys).unwrap();
+    let header = jsonwebtoken::decode_header(assertion).unwrap();
+    assert_eq!(header.typ.as_deref(), Some("gatehouse-assertion+jwt"));
+    let key = DecodingKey::from_jwk(keys.find(&header.kid.unwrap()).unwrap()).unwrap();
+    let verify = |audience: &str| {
+        let mut validation = Validation::new(Algorithm::EdDSA);
+        validation.set_issuer(&["http://127.0.0.1:8080"]);
+        validation.set_audience(&[audience]);
+        jsonwebtoken::decode::<Value>(assertion, &key, &validation).map(|token| token.claims)
+    };
+    let claims = verify("http://app.example").unwrap();
+    assert_eq!(claims["sub"], "ann");
+    assert_eq!(claims["sid"], tokens.session.as_str());
+    assert_eq!(claims["exp"].as_u64().unwrap() - claims["iat"].as_u64().unwrap(), 60);
+    assert!(verify("http://other.example").is_err());
+
+    let stolen = format!("Bearer {assertion}");
+    assert_eq!(stage.get("/inbox", &[("Authorization", &stolen)]).await.0.status, 401);
 }
 
 /// Checked when they are opened, as any request.
