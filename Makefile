@@ -33,7 +33,7 @@ setup-run:
 	@scripts/install redis-server
 
 setup-test:
-	@scripts/install redis-server redis-cli nginx valgrind
+	@scripts/install redis-server redis-cli nginx haproxy valgrind proxies
 
 setup-bench:
 	@scripts/install redis-server redis-cli wrk node npm

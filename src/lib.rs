@@ -8,11 +8,12 @@
 //!
 //! - [`cli`]: the commands; `serve` starts and stops everything.
 //! - [`http`]: listeners, routes, the proxies' dialects, problem+json.
+//! - [`grpc`]: Envoy's dialect over gRPC, which asks `http` for the decision.
 //! - [`state`]: wires the parts together.
 //! - [`check`]: the hot path: credential → verified identity → revoked? → answer.
 //! - [`sessions`]: what can be done with a session. No HTTP, no Redis commands.
 //! - [`store`]: the only room that knows Redis: connections, keys, scripts, the feed.
-//! - [`token`]: access tokens, refresh handles, keys.
+//! - [`token`]: access tokens, assertions, refresh handles, keys.
 //! - [`model`]: sessions, ids, times. Pure.
 //! - [`config`], [`telemetry`]: settings, logs and metrics.
 //!
@@ -21,6 +22,7 @@
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod grpc;
 pub mod http;
 pub mod model;
 pub mod sessions;

@@ -128,6 +128,11 @@ impl Gateway {
         self.stopping.store(true, Ordering::Release);
     }
 
+    /// Whether requests should go elsewhere.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
     /// Tells the metrics how things are at this moment.
     pub(crate) fn measure(&self) {
         let Check { freshness, revocations, .. } = &self.check;
@@ -149,7 +154,7 @@ impl Gateway {
             Duration::MAX => "not read yet".to_owned(),
             _ => format!("{:.1} s old", staleness.as_secs_f64()),
         });
-        let stopping = self.stopping.load(Ordering::Acquire).then(|| "stopping".to_owned());
+        let stopping = self.is_stopping().then(|| "stopping".to_owned());
         vec![("redis", redis), ("feed", feed), ("process", stopping)]
     }
 }

@@ -5,10 +5,12 @@
 //! proves twice a second that it does; when the proof is too old, Redis is asked for every check.
 
 mod activity;
+mod assertions;
 mod follow;
 mod freshness;
 mod hash;
 mod identity;
+mod news;
 mod revocations;
 
 use std::sync::Arc;
@@ -19,9 +21,11 @@ use quick_cache::sync::{Cache, DefaultLifecycle};
 use tokio::sync::Semaphore;
 
 pub use activity::{Activities, ActivityWriter};
+pub use assertions::Assertions;
 pub use follow::Follower;
 pub use freshness::Freshness;
 pub use identity::Identity;
+pub use news::{Missed, News};
 pub use revocations::Revocations;
 
 use hash::RandomHash;
@@ -59,6 +63,8 @@ pub struct Check {
     pub freshness: Arc<Freshness>,
     /// Who wants to know which sessions are in use.
     pub activities: Activities,
+    /// What applications are told that do not believe the network.
+    pub assertions: Assertions,
     store: Store,
     verified: Cache<Box<[u8]>, Arc<Identity>, UnitWeighter, RandomHash>,
     max_staleness: Duration,
@@ -79,6 +85,7 @@ impl Check {
     ) -> Self {
         let buckets = usize::from(store.buckets());
         Self {
+            assertions: Assertions::new(tokens.issuer.clone(), Arc::clone(&keys)),
             tokens,
             keys,
             revocations: Arc::new(Revocations::new(buckets, max_revocations)),

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use papaya::{HashMap, ResizeMode};
 
-use super::Identity;
 use super::hash::RandomHash;
+use super::{Identity, News};
 use crate::model::{Revocation, Session, SessionId, Timestamp, UserId};
 use crate::telemetry::metrics;
 
@@ -53,6 +53,8 @@ pub struct Revocations {
     unseen_len: AtomicUsize,
     /// By bucket: the newest time that is known.
     clocks: Box<[AtomicU64]>,
+    /// What became known last.
+    pub news: News,
     /// How many entries there may be.
     most: usize,
     coarsening: Mutex<()>,
@@ -74,6 +76,7 @@ impl Revocations {
             unseen: Mutex::default(),
             unseen_len: AtomicUsize::new(0),
             clocks: times(),
+            news: News::new(),
             most,
             coarsening: Mutex::new(()),
         }
@@ -109,6 +112,7 @@ impl Revocations {
     /// of times.
     pub fn learn(&self, bucket: u8, revocation: &Revocation, at: Timestamp) {
         self.seen(revocation);
+        self.news.tell(revocation, at);
         self.hold(bucket, revocation, at);
     }
 
@@ -238,6 +242,12 @@ impl Revocations {
             most = self.most,
             "more revocations than check.max_revocations: older access tokens have to be refreshed"
         );
+    }
+
+    /// What the clock of every bucket has passed.
+    pub fn clock(&self) -> Timestamp {
+        let clocks = self.clocks.iter().map(|clock| clock.load(Ordering::Acquire));
+        Timestamp(clocks.min().unwrap_or(0))
     }
 
     /// A bucket's clock says so much.

@@ -13,9 +13,13 @@ use crate::config::{Config, Scope, ServiceKey};
 
 /// Loopback only, and a service key that may do everything, printed at its first start.
 pub(super) fn prepare(config: &mut Config) -> anyhow::Result<()> {
-    for (key, address) in
-        [("server.listen", config.server.listen), ("server.ops_listen", config.server.ops_listen)]
-    {
+    let server = &config.server;
+    for (key, address) in [
+        ("server.listen", Some(server.listen)),
+        ("server.ops_listen", Some(server.ops_listen)),
+        ("server.grpc_listen", server.grpc_listen),
+    ] {
+        let Some(address) = address else { continue };
         if !address.ip().is_loopback() {
             bail!("{key} = {address}: --dev serves on loopback only; leave it out or drop --dev");
         }
@@ -54,6 +58,7 @@ pub(super) fn prepare(config: &mut Config) -> anyhow::Result<()> {
         scopes: vec![
             Scope::SessionsCreate,
             Scope::SessionsRevoke,
+            Scope::FeedRead,
             Scope::AdminRead,
             Scope::AdminWrite,
         ],

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use secrecy::ExposeSecret as _;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::check::Follower;
 use crate::config::{Config, LogFormat};
+use crate::grpc;
 use crate::http::{self, listener};
 use crate::sessions::device;
 use crate::sessions::location::Locations;
@@ -55,11 +57,16 @@ async fn serve(config: Config, url: &str) -> anyhow::Result<()> {
     let store = Store::connect(&config.redis, url, retention)?;
     let public = listener::bind(config.server.listen, "server.listen").await?;
     let operations = listener::bind(config.server.ops_listen, "server.ops_listen").await?;
+    let grpc = match config.server.grpc_listen {
+        Some(address) => Some(listener::bind(address, "server.grpc_listen").await?),
+        None => None,
+    };
     let (gateway, writer) = Gateway::new(config, store.clone(), keys, locations, metrics);
     let server = &gateway.config.server;
     tracing::info!(
         listen = %public.local_addr()?,
         ops_listen = %operations.local_addr()?,
+        grpc_listen = grpc.as_ref().map(TcpListener::local_addr).transpose()?.map(tracing::field::display),
         version = env!("CARGO_PKG_VERSION"),
         "listening"
     );
@@ -74,6 +81,18 @@ async fn serve(config: Config, url: &str) -> anyhow::Result<()> {
         server.drain,
         no_requests.clone(),
     ));
+    let grpc = grpc.map(|listener| {
+        let (routes, health) = grpc::routes(Arc::clone(&gateway));
+        let answered = listener::serve(
+            listener,
+            routes,
+            server.max_connections,
+            server.drain,
+            no_requests.clone(),
+        );
+        let reported = until(no_requests.clone(), grpc::report(Arc::clone(&gateway), health));
+        tokio::spawn(async { tokio::join!(answered, reported) })
+    });
     let view = tokio::spawn(listener::serve(
         operations,
         http::operations(Arc::clone(&gateway)),
@@ -105,6 +124,9 @@ async fn serve(config: Config, url: &str) -> anyhow::Result<()> {
     gateway.stopping();
     no_requests.cancel();
     let _ = requests.await;
+    if let Some(grpc) = grpc {
+        let _ = grpc.await;
+    }
     no_work.cancel();
     while work.join_next().await.is_some() {}
     no_view.cancel();

@@ -58,6 +58,8 @@ pub struct Server {
     pub listen: SocketAddr,
     /// Where metrics and probes are served.
     pub ops_listen: SocketAddr,
+    /// Where Envoy connects with gRPC; none: nowhere.
+    pub grpc_listen: Option<SocketAddr>,
     /// How browsers reach the gateway: http or https without path, query and user.
     pub public_url: Url,
     /// Whose forwarding headers are believed; a bare address became a network of one.
@@ -155,6 +157,8 @@ pub struct Check {
     /// How often last-activity times are written to the store.
     #[serde(with = "duration")]
     pub activity_flush: Duration,
+    /// Origins whose scripts may read why they were refused, as browsers write them.
+    pub cors_origins: Vec<String>,
 }
 
 /// `[login]`
@@ -260,6 +264,9 @@ pub enum Scope {
     /// End sessions.
     #[serde(rename = "sessions:revoke")]
     SessionsRevoke,
+    /// Follow revocations.
+    #[serde(rename = "feed:read")]
+    FeedRead,
     /// Read what administrators read.
     #[serde(rename = "admin:read")]
     AdminRead,

@@ -86,6 +86,7 @@ fn defaults() {
         server: Server {
             listen: "127.0.0.1:8080".parse().unwrap(),
             ops_listen: "127.0.0.1:9090".parse().unwrap(),
+            grpc_listen: None,
             public_url: "http://127.0.0.1:8080".parse().unwrap(),
             trusted_proxies: Vec::new(),
             drain: seconds(10),
@@ -124,6 +125,7 @@ fn defaults() {
             remembered_tokens: 100_000,
             max_revocations: 1_000_000,
             activity_flush: seconds(5),
+            cors_origins: Vec::new(),
         },
         login: Login { url: None, service_keys: Vec::new() },
         limits: Limits { failures_per_minute: 60, requests_at_once: 1024 },
@@ -235,7 +237,8 @@ fn unknown_keys() {
         [[login.service_keys]]\nnam = 'shop'";
     let sections =
         "server, redis, tokens, sessions, check, login, limits, geoip, sweep, log; set in";
-    let keys = "listen, ops_listen, public_url, trusted_proxies, drain, max_connections; set in";
+    let keys = "listen, ops_listen, grpc_listen, public_url, trusted_proxies, drain, max_connections; \
+         set in";
     assert_eq!(
         given().file(file).refused(),
         format!(
@@ -320,6 +323,27 @@ fn unreadable_values() {
                 (for example: {proxies}); set on the command line"
             )
         );
+    }
+}
+
+#[test]
+fn an_origin_is_written_as_browsers_write_it() {
+    for fine in ["https://app.example.com", "http://127.0.0.1:3000,https://b.example"] {
+        given().set("check.cors_origins", fine).ok();
+    }
+    for wrong in [
+        "app.example.com",
+        "https://a.example/",
+        "https://A.example",
+        "null",
+        "*",
+        "https://a.example:443",
+        "ftp://a.example",
+        "https://u@a.example",
+    ] {
+        let refused = given().set("check.cors_origins", wrong).refused();
+        let what = format!("check.cors_origins: {wrong:?} is not written as browsers write");
+        assert!(refused.starts_with(&what), "{refused}");
     }
 }
 

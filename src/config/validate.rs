@@ -141,6 +141,15 @@ fn check(config: &Config, found: &mut Found) {
     found.range(at!(config.check.remembered_tokens), 0..=10_000_000);
     found.range(at!(config.check.max_revocations), 100..=10_000_000);
     found.time(at!(config.check.activity_flush), SECOND / 10..=MINUTE);
+    let (key, origins) = at!(config.check.cors_origins);
+    for origin in origins {
+        let exact = Url::parse(origin).is_ok_and(|url| {
+            matches!(url.scheme(), "http" | "https")
+                && url.origin().ascii_serialization() == *origin
+        });
+        let what = format_args!("{origin:?} is not written as browsers write an origin");
+        found.unless(exact, key, what);
+    }
 }
 
 fn login(config: &Config, found: &mut Found) {

@@ -4,14 +4,18 @@
 //! no, and what cannot be known is 503. This is the hot path from bytes in to bytes out: it is
 //! called straight from the listener, and it allocates nothing but the answer's headers.
 
+mod cors;
+mod original;
+mod requirements;
+
 use std::net::SocketAddr;
 use std::time::Instant;
 
 use axum::body::Body;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::Response;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use url::{Url, form_urlencoded};
+use url::Url;
 
 use super::caller::bearer;
 use super::client::{address, is_trusted};
@@ -19,171 +23,68 @@ use crate::check::{Identity, Refusal};
 use crate::model::Timestamp;
 use crate::state::Gateway;
 use crate::telemetry::metrics::{self, CheckResult, Source};
+use original::OriginalUrl;
+pub(crate) use original::{Dialect, Original};
+pub(crate) use requirements::Requirements;
 
 /// Always all of them, empty when there is nobody: what a client sent under these names is
 /// overwritten.
-const IDENTITY: [HeaderName; 5] = [
+static IDENTITY: [HeaderName; 5] = [
     HeaderName::from_static("remote-user"),
     HeaderName::from_static("remote-groups"),
     HeaderName::from_static("remote-email"),
     HeaderName::from_static("remote-name"),
     HeaderName::from_static("remote-session"),
 ];
-const ORIGINAL_METHOD: HeaderName = HeaderName::from_static("x-original-method");
-const ORIGINAL_URL: HeaderName = HeaderName::from_static("x-original-url");
-const FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
+/// For applications that verify for themselves whom a request is from; there when it was asked for.
+static ASSERTION: HeaderName = HeaderName::from_static("x-gatehouse-assertion");
 const EMPTY: HeaderValue = HeaderValue::from_static("");
-
-/// Which proxy asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Dialect {
-    /// nginx, which turns every status but 2xx, 401 and 403 into 500.
-    AuthRequest,
-    /// Traefik's `ForwardAuth`, Caddy's `forward_auth` and HAProxy, which hand a redirect on to the
-    /// browser. They always say which request they ask about, so one that does not was tampered with.
-    ForwardAuth,
-}
-
-impl Dialect {
-    /// What is asked at a path.
-    pub(super) fn of(path: &str) -> Option<Self> {
-        match path {
-            "/authz/auth-request" => Some(Self::AuthRequest),
-            "/authz/forward-auth" => Some(Self::ForwardAuth),
-            _ => None,
-        }
-    }
-
-    /// For a request that no honest proxy sends.
-    fn refused(self) -> StatusCode {
-        match self {
-            Self::AuthRequest => StatusCode::FORBIDDEN,
-            Self::ForwardAuth => StatusCode::BAD_REQUEST,
-        }
-    }
-}
-
-/// What the proxy says of the request that it asks about.
-#[derive(Default)]
-struct Original<'a> {
-    method: Option<&'a str>,
-    url: Option<OriginalUrl<'a>>,
-    /// The proxy is one whose word counts.
-    trusted: bool,
-}
-
-/// An address of the web that a client asked the proxy for. Whether somebody is let in does not
-/// depend on it, so no more of it is looked at than tells a real one from an attempt.
-struct OriginalUrl<'a> {
-    scheme: &'a str,
-    authority: &'a str,
-    /// Path and query.
-    rest: &'a str,
-}
-
-impl<'a> OriginalUrl<'a> {
-    fn new(scheme: &'a str, authority: &'a str, rest: &'a str) -> Option<Self> {
-        let known = matches!(scheme, "http" | "https" | "ws" | "wss");
-        let host = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
-        let plain = !authority.is_empty() && authority.bytes().all(host);
-        let absolute = rest.is_empty() || rest.starts_with('/');
-        (known && plain && absolute).then_some(Self { scheme, authority, rest })
-    }
-
-    fn parse(text: &'a str) -> Option<Self> {
-        let (scheme, rest) = text.split_once("://")?;
-        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-        Self::new(scheme, &rest[..end], &rest[end..])
-    }
-}
-
-impl<'a> Original<'a> {
-    /// `None` for what no honest proxy sends. From others than trusted proxies nothing counts.
-    fn read(dialect: Dialect, trusted: bool, headers: &'a HeaderMap) -> Option<Self> {
-        let text = |name: HeaderName| single(headers, name);
-        match dialect {
-            Dialect::AuthRequest if !trusted => Some(Self::default()),
-            Dialect::AuthRequest => {
-                let url = match text(ORIGINAL_URL) {
-                    Some(text) => Some(OriginalUrl::parse(text)?),
-                    None => None,
-                };
-                Some(Self { method: text(ORIGINAL_METHOD), url, trusted })
-            }
-            Dialect::ForwardAuth if !trusted => None,
-            Dialect::ForwardAuth => {
-                let method = text(FORWARDED_METHOD)?;
-                let (scheme, host) = (text(FORWARDED_PROTO)?, text(FORWARDED_HOST)?);
-                let uri = text(FORWARDED_URI).filter(|uri| uri.starts_with('/'))?;
-                let url = OriginalUrl::new(scheme, host, uri)?;
-                Some(Self { method: Some(method), url: Some(url), trusted })
-            }
-        }
-    }
-}
-
-/// What the proxy requires beyond a live session. It cannot be mistyped: an unknown name is
-/// refused, because a requirement that is dropped would let somebody in.
-#[derive(Debug, Default, PartialEq)]
-struct Requirements<'a> {
-    /// The query, when it names roles.
-    roles: Option<&'a str>,
-    max_age: Option<u64>,
-    optional: bool,
-    strict: bool,
-    preflight: bool,
-}
-
-impl<'a> Requirements<'a> {
-    fn parse(query: &'a str) -> Option<Self> {
-        let mut requirements = Self::default();
-        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-            match (&*name, &*value) {
-                ("role", role) if !role.is_empty() => requirements.roles = Some(query),
-                ("max_age", seconds) => requirements.max_age = Some(seconds.parse().ok()?),
-                ("optional", "1") => requirements.optional = true,
-                ("strict", "1") => requirements.strict = true,
-                ("preflight", "allow") => requirements.preflight = true,
-                ("optional" | "strict", "0") | ("preflight", "deny") => {}
-                _ => return None,
-            }
-        }
-        Some(requirements)
-    }
-
-    /// Whether somebody has one of the roles that were asked for, if any were.
-    fn admit(&self, has_role: impl Fn(&str) -> bool) -> bool {
-        self.roles.is_none_or(|query| {
-            let mut asked = form_urlencoded::parse(query.as_bytes());
-            asked.any(|(name, value)| name == "role" && has_role(&value))
-        })
-    }
-}
 
 /// Answers a proxy's question.
 pub(super) async fn answer(
     gateway: &Gateway,
     dialect: Dialect,
     peer: SocketAddr,
-    query: &str,
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Response {
+    let trusted = is_trusted(peer.ip(), &gateway.config.server.trusted_proxies);
+    if !trusted && dialect != Dialect::AuthRequest {
+        tracing::warn!(%peer, "a check from outside server.trusted_proxies was refused");
+    }
+    let original = Original::read(dialect, trusted.then_some(peer), method, uri, headers);
+    let query = match dialect {
+        // The client's.
+        Dialect::ExtAuthz => None,
+        _ => uri.query(),
+    };
+    let requirements = Requirements::read(query.unwrap_or_default(), trusted, headers);
+    decide(gateway, dialect, original, requirements, headers).await
+}
+
+/// Decides about a request, whichever proxy asks. `None` stands for what no honest proxy sends.
+pub(crate) async fn decide(
+    gateway: &Gateway,
+    dialect: Dialect,
+    original: Option<Original<'_>>,
+    requirements: Option<Requirements<'_>>,
     headers: &HeaderMap,
 ) -> Response {
     let start = Instant::now();
-    let trusted = is_trusted(peer.ip(), &gateway.config.server.trusted_proxies);
-    if !trusted && dialect == Dialect::ForwardAuth {
-        tracing::warn!(%peer, "a forward-auth check from outside server.trusted_proxies was refused");
-    }
-    let original = Original::read(dialect, trusted, headers);
-    let decision = match (original, Requirements::parse(query)) {
+    let assert = requirements.as_ref().is_some_and(|required| required.assert);
+    let mut decision = match (original, requirements) {
         (Some(original), Some(requirements)) if !smuggles(headers) => {
-            let question = Question { gateway, dialect, peer, original, requirements, headers };
+            let question = Question { gateway, dialect, original, requirements, headers };
             question.decide(start).await
         }
         _ => Decision::of(CheckResult::Refused, status(dialect.refused())),
     };
+    if decision.response.status() != StatusCode::OK {
+        cors::permit(&gateway.config.check.cors_origins, headers, &mut decision.response);
+    } else if assert {
+        decision.response.headers_mut().entry(&ASSERTION).or_insert(EMPTY);
+    }
     metrics::check(decision.result, decision.source, start.elapsed());
     decision.response
 }
@@ -203,7 +104,6 @@ impl Decision {
 struct Question<'a> {
     gateway: &'a Gateway,
     dialect: Dialect,
-    peer: SocketAddr,
     original: Original<'a>,
     requirements: Requirements<'a>,
     headers: &'a HeaderMap,
@@ -212,8 +112,12 @@ struct Question<'a> {
 impl Question<'_> {
     async fn decide(&self, start: Instant) -> Decision {
         let Self { requirements, headers, .. } = self;
-        if requirements.preflight && is_preflight(&self.original, headers) {
-            return Decision::of(CheckResult::Anonymous, allowed(None));
+        if is_preflight(&self.original, headers) {
+            return if requirements.preflight || requirements.optional {
+                Decision::of(CheckResult::Anonymous, allowed(None))
+            } else {
+                Decision::of(CheckResult::Missing, challenge("Bearer"))
+            };
         }
         let token = match bearer(headers) {
             Ok(Some(token)) => token,
@@ -231,22 +135,41 @@ impl Question<'_> {
             Err(Refusal::Invalid) => (CheckResult::Invalid, self.login(INVALID)),
             Ok(identity) => {
                 check.activities.note(&identity, now, || {
-                    // A proxy that names nobody would make every session come from the proxy itself.
-                    let named = self.original.trusted && headers.contains_key("x-forwarded-for");
                     let proxies = &self.gateway.config.server.trusted_proxies;
-                    named.then(|| address(self.peer, headers, proxies))
+                    self.original.peer.map(|peer| address(peer, headers, proxies))
                 });
                 let too_old = |max_age| now.seconds() > identity.auth_time.saturating_add(max_age);
                 if !requirements.admit(|role| identity.has_role(role)) {
                     (CheckResult::Forbidden, status(StatusCode::FORBIDDEN))
                 } else if requirements.max_age.is_some_and(too_old) {
                     (CheckResult::TooOld, self.login(TOO_OLD))
+                } else if requirements.assert {
+                    self.asserted(&identity, now)
                 } else {
                     (CheckResult::Allowed, allowed(Some(&identity)))
                 }
             }
         };
         Decision { result, source, response }
+    }
+
+    /// Whom the request is from, also in a form that the application can verify. It is meant for one
+    /// origin, so the proxy has to say which was asked.
+    fn asserted(&self, identity: &Identity, now: Timestamp) -> (CheckResult, Response) {
+        let Some(origin) = self.original.url.as_ref().and_then(OriginalUrl::origin) else {
+            return (CheckResult::Refused, status(self.dialect.refused()));
+        };
+        match self.gateway.check.assertions.assert(identity, origin, now) {
+            Ok(assertion) => {
+                let mut response = allowed(Some(identity));
+                response.headers_mut().insert(&ASSERTION, assertion);
+                (CheckResult::Allowed, response)
+            }
+            Err(error) => {
+                tracing::error!(%error, "an assertion could not be made");
+                (CheckResult::Unavailable, unavailable())
+            }
+        }
     }
 
     /// 401; with the address of the login page for nginx, or a redirect there for a page that a
@@ -293,35 +216,35 @@ const INVALID: &str = r#"Bearer error="invalid_token""#;
 /// RFC 9470 section 3.
 const TOO_OLD: &str = r#"Bearer error="insufficient_user_authentication""#;
 
-/// The value of a header that is there exactly once.
-fn single(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
-    let mut values = headers.get_all(name).iter();
-    let value = values.next()?.to_str().ok()?;
-    values.next().is_none().then_some(value)
-}
-
 /// Whether a name may be read as one of ours by a backend, without being it.
 fn is_alias(name: &str) -> bool {
     let same = |ours: &str| {
         let same = |(a, b): (u8, u8)| a.eq_ignore_ascii_case(&b) || b == b'-' && b"_.".contains(&a);
         name.len() == ours.len() && name.bytes().zip(ours.bytes()).all(same)
     };
-    name.contains(['_', '.']) && IDENTITY.iter().any(|ours| same(ours.as_str()))
+    name.contains(['_', '.']) && ours().any(|ours| same(ours.as_str()))
+}
+
+/// The headers of a request to a backend that are ours alone to set.
+pub(crate) fn ours() -> impl Iterator<Item = &'static HeaderName> {
+    IDENTITY.iter().chain([&ASSERTION])
 }
 
 /// Whether the client tries to be taken for a header that we set: by a spelling that a backend
 /// may read as the same, or by having the proxy drop ours.
 fn smuggles(headers: &HeaderMap) -> bool {
-    let ours = |name: &str| IDENTITY.iter().any(|ours| ours.as_str().eq_ignore_ascii_case(name));
+    let is_ours = |name: &str| ours().any(|ours| ours.as_str().eq_ignore_ascii_case(name));
     let drops = |value: &HeaderValue| {
         let mut names = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-        names.any(|name| std::str::from_utf8(name).is_ok_and(|name| ours(name) || is_alias(name)))
+        names
+            .any(|name| std::str::from_utf8(name).is_ok_and(|name| is_ours(name) || is_alias(name)))
     };
     headers.keys().any(|name| is_alias(name.as_str()))
         || headers.get_all(header::CONNECTION).iter().any(drops)
 }
 
-/// A real CORS preflight (Fetch standard, section 3.2.2). It carries no credential.
+/// A real CORS preflight (Fetch standard, section 3.2.2). It carries no credential, so it is answered
+/// without looking for one, and a browser follows no redirect from it.
 fn is_preflight(original: &Original<'_>, headers: &HeaderMap) -> bool {
     original.method == Some("OPTIONS")
         && headers.contains_key(header::ORIGIN)
@@ -332,7 +255,7 @@ fn is_preflight(original: &Original<'_>, headers: &HeaderMap) -> bool {
 fn allowed(identity: Option<&Identity>) -> Response {
     let mut response = status(StatusCode::OK);
     let headers = response.headers_mut();
-    for (i, name) in IDENTITY.into_iter().enumerate() {
+    for (i, name) in IDENTITY.iter().enumerate() {
         headers.insert(name, identity.map_or(EMPTY, |who| who.headers[i].clone()));
     }
     response
@@ -362,26 +285,6 @@ fn unavailable() -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn requirements_are_read() {
-        let parsed = Requirements::parse("role=admin&role=o%70s&max_age=600&strict=1").unwrap();
-        let admits = |role: &str| parsed.admit(|asked| asked == role);
-        assert!(admits("admin") && admits("ops") && !admits("adm"));
-        assert_eq!(parsed.max_age, Some(600));
-        assert!(parsed.strict && !parsed.optional && !parsed.preflight);
-        assert_eq!(Requirements::parse(""), Some(Requirements::default()));
-        assert!(Requirements::default().admit(|_| false));
-    }
-
-    #[test]
-    fn a_mistyped_requirement_is_refused_rather_than_dropped() {
-        for query in
-            ["rol=admin", "role=", "max_age=ten", "max_age=-1", "optional=yes", "preflight=no", "x"]
-        {
-            assert_eq!(Requirements::parse(query), None, "{query}");
-        }
-    }
 
     #[test]
     fn other_spellings_of_our_headers_are_seen() {

@@ -12,7 +12,7 @@ use super::problem::Problem;
 use crate::telemetry::metrics;
 
 /// Whether forwarding headers from this peer are believed.
-pub(super) fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {
+pub(crate) fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {
     let peer = peer.to_canonical();
     trusted.iter().any(|network| network.contains(&peer))
 }

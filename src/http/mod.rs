@@ -1,13 +1,14 @@
 //! Listeners and routes. The whole map is [`public`] and [`operations`].
 
 mod admin;
-mod authz;
+pub(crate) mod authz;
 mod body;
 mod caller;
 mod client;
 pub mod listener;
 mod ops;
 mod problem;
+mod revocations;
 mod sessions;
 mod users;
 mod view;
@@ -30,6 +31,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::state::Gateway;
 use crate::telemetry::metrics;
 pub use client::Failures;
+pub(crate) use client::is_trusted;
 use problem::Problem;
 
 /// What a listener answers with.
@@ -41,17 +43,21 @@ pub struct Routes {
 }
 
 impl Routes {
+    /// Routes without checks over HTTP.
+    pub(crate) fn of(others: Router) -> Self {
+        Self { checks: None, others }
+    }
+
     /// Answers a request from `peer`.
     pub async fn answer<B>(&self, peer: SocketAddr, request: Request<B>) -> Response
     where
         B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
-        let uri = request.uri();
         if let Some(gateway) = &self.checks
-            && let Some(dialect) = authz::Dialect::of(uri.path())
+            && let Some(dialect) = authz::Dialect::of(request.uri().path())
         {
-            let query = uri.query().unwrap_or_default();
-            return authz::answer(gateway, dialect, peer, query, request.headers()).await;
+            let (method, uri) = (request.method(), request.uri());
+            return authz::answer(gateway, dialect, peer, method, uri, request.headers()).await;
         }
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));
@@ -64,6 +70,7 @@ impl Routes {
 pub fn public(gateway: Arc<Gateway>) -> Routes {
     let others = Router::new()
         .route("/api/v1/sessions", post(sessions::create))
+        .route("/api/v1/sessions/revocations", get(revocations::follow))
         .route("/api/v1/sessions/refresh", post(sessions::refresh))
         .route("/api/v1/logout", post(sessions::logout))
         .route("/api/v1/users/sessions", get(users::list))
@@ -90,7 +97,7 @@ pub fn operations(gateway: Arc<Gateway>) -> Routes {
         .route("/readyz", get(ops::readyz))
         .route("/metrics", get(ops::scrape))
         .with_state(gateway);
-    Routes { checks: None, others }
+    Routes::of(others)
 }
 
 /// From the end of a request's header to its answer. Redis has its own, shorter time limit, so it is

@@ -1,6 +1,7 @@
 //! Tokens: what proves a session. Pure, except for reading key files.
 
 pub mod access;
+pub mod assertion;
 pub mod handle;
 pub mod keys;
 

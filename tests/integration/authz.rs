@@ -196,3 +196,28 @@ async fn a_preflight_passes_only_where_that_was_asked_for() {
     let get = preflight("?preflight=allow", "GET").header("access-control-request-method", "PUT");
     assert_eq!(Answer::of(get).await.status, 401);
 }
+
+#[tokio::test]
+async fn an_assertion_is_for_the_origin_that_was_asked() {
+    let gatehouse = Gatehouse::start().await;
+    let gateway = gatehouse.gateway();
+    let tokens = gateway.login("ann").await;
+    let nginx = |url: Option<&str>| {
+        let request = gateway.get("/authz/auth-request?assert=1").bearer_auth(&tokens.access);
+        Answer::of(url.into_iter().fold(request, |to, url| to.header("x-original-url", url)))
+    };
+    let said = nginx(Some("https://app.example/inbox")).await;
+    assert_eq!(said.status, 200);
+    let assertion = said.headers["x-gatehouse-assertion"].to_str().unwrap();
+    assert_eq!(assertion.split('.').count(), 3);
+    assert_eq!(nginx(None).await.status, 403, "for nobody");
+    let optional = forward_auth(gateway, "?assert=1&optional=1", &FORWARDED);
+    let optional = Answer::of(optional).await;
+    assert_eq!(
+        (optional.status, &optional.headers["x-gatehouse-assertion"]),
+        (200, &"".parse().unwrap())
+    );
+    let refused = forward_auth(gateway, "?assert=1&role=admin", &FORWARDED);
+    let refused = Answer::of(refused.bearer_auth(&tokens.access)).await;
+    assert!(!refused.headers.contains_key("x-gatehouse-assertion"));
+}

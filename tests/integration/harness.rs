@@ -147,6 +147,8 @@ pub(crate) struct Gateway {
     pub(crate) process: Process,
     pub(crate) url: String,
     pub(crate) ops: String,
+    /// Empty unless `server.grpc_listen` is set.
+    pub(crate) grpc: String,
     client: Client,
 }
 
@@ -293,7 +295,7 @@ impl Gatehouse {
              [limits]\nfailures_per_minute = 100000\n\
              [log]\nformat = 'json'\nlevel = 'info,gatehouse=trace'\n\
              [[login.service_keys]]\nname = 'test'\nsha256 = '{1}'\n\
-             scopes = ['sessions:create', 'sessions:revoke', 'admin:read', 'admin:write']\n\
+             scopes = ['sessions:create', 'sessions:revoke', 'feed:read', 'admin:read', 'admin:write']\n\
              [[login.service_keys]]\nname = 'narrow'\nsha256 = '{2}'\nscopes = ['sessions:create']\n",
             dir.path().display(),
             sha256(SERVICE_KEY),
@@ -368,6 +370,7 @@ pub(crate) async fn spawn(config: &Path, args: &[&str], log: &Path) -> Gateway {
         process,
         url: format!("http://{}", listening["listen"].as_str().unwrap()),
         ops: format!("http://{}", listening["ops_listen"].as_str().unwrap()),
+        grpc: listening["grpc_listen"].as_str().unwrap_or_default().to_owned(),
         client: Client::builder().timeout(Duration::from_secs(20)).build().unwrap(),
     }
 }

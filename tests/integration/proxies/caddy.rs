@@ -1,0 +1,5 @@
+//! Caddy, with `forward_auth`.
+
+use super::stage::Kind;
+
+super::stories!(Kind::Caddy);

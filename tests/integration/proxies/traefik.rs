@@ -1,0 +1,5 @@
+//! Traefik, with `ForwardAuth`.
+
+use super::stage::Kind;
+
+super::stories!(Kind::Traefik);
