@@ -2,7 +2,8 @@
 # make test    everything: what is missing is installed, then format, lints and tests
 # make bench   the parts of a check and of a refresh, one by one, and the scripts inside Redis
 # make bench-http    a check over HTTP next to what else would answer it, and Gatehouse at size;
-#                    writes benches/RESULTS.md (half an hour)
+#                    writes benches/RESULTS.md (half an hour), and what it costs each proxy, in
+#                    docs/proxies/README.md
 # make bench-guard   fails when a check, a refresh or a create needs more instructions than before
 
 .PHONY: run test bench bench-http bench-guard setup-run setup-test setup-bench fmt lint unit integration
@@ -24,6 +25,7 @@ bench-http: setup-bench
 	cargo build --locked --release $(COMPARE) --target-dir target/http
 	target/http/release/compare
 	target/http/release/scale
+	target/http/release/proxies
 
 # UPDATE=--update writes down what was counted as what is allowed.
 bench-guard: setup-test
@@ -36,7 +38,7 @@ setup-test:
 	@scripts/install redis-server redis-cli nginx haproxy valgrind proxies
 
 setup-bench:
-	@scripts/install redis-server redis-cli wrk node npm
+	@scripts/install redis-server redis-cli wrk node npm nginx haproxy proxies
 
 fmt:
 	cargo fmt --check

@@ -60,6 +60,10 @@ core.register_action("gatehouse", { "http-req" }, function(txn, address)
         for _, name in ipairs(OURS) do
             txn.http:req_set_header(name, first(answer.headers[name]))
         end
+        local cookie = answer.headers["set-cookie"]
+        if cookie then
+            txn:set_var("txn.gatehouse_cookie", cookie[0])
+        end
         txn:set_var("txn.gatehouse_allowed", true)
         return
     end

@@ -82,7 +82,7 @@ impl Process {
     }
 
     /// Time on a processor since it began, of all its threads.
-    fn cpu(&self) -> Result<Duration> {
+    pub fn cpu(&self) -> Result<Duration> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
         let ticks = ticks(&stat).context("/proc/PID/stat is not understood")?;
         Ok(Duration::from_secs(ticks) / u32::try_from(rustix::param::clock_ticks_per_second())?)
@@ -117,6 +117,8 @@ fn ticks(stat: &str) -> Option<u64> {
 pub struct Server {
     process: Process,
     pub address: SocketAddr,
+    /// For Envoy over gRPC; the same as `address` where there is none.
+    pub grpc: SocketAddr,
     pub is_gateway: bool,
     /// From its start until it could be used.
     pub started: Duration,
@@ -130,6 +132,7 @@ impl Server {
             &config,
             format!(
                 "[server]\nlisten = '127.0.0.1:0'\nops_listen = '127.0.0.1:0'\n\
+                 grpc_listen = '127.0.0.1:0'\n\
                  trusted_proxies = ['127.0.0.1']\n\
                  [redis]\nurl = '{redis}'\n\
                  [tokens]\nkeys_dir = '{}/keys'\naccess_ttl = '1h'\n\
@@ -143,11 +146,11 @@ impl Server {
         command.arg("serve").arg("--config").arg(&config).env_remove("RUST_LOG");
         let start = Instant::now();
         let mut process = Process::start(&command, dir.join(name))?;
-        let (address, operations) = process.until(|process| {
+        let (address, grpc, operations) = process.until(|process| {
             process.log().lines().find_map(|line| {
                 let line: Value = serde_json::from_str(line).ok()?;
                 let address = |key: &str| line[key].as_str()?.parse::<SocketAddr>().ok();
-                Some((address("listen")?, address("ops_listen")?))
+                Some((address("listen")?, address("grpc_listen")?, address("ops_listen")?))
             })
         })?;
         process.until(|_| {
@@ -155,7 +158,7 @@ impl Server {
             let answer = Connection::open(operations).ok()?.ask(question).ok()?;
             (answer.status == 200).then_some(())
         })?;
-        Ok(Self { process, address, is_gateway: true, started: start.elapsed() })
+        Ok(Self { process, address, grpc, is_gateway: true, started: start.elapsed() })
     }
 
     /// A rival: it takes `--listen` and `--redis`, and says where it listens.
@@ -169,7 +172,7 @@ impl Server {
             let (lines, _) = log.rsplit_once('\n')?;
             lines.lines().find_map(|line| line.strip_prefix("listening ")?.parse().ok())
         })?;
-        Ok(Self { process, address, is_gateway: false, started: start.elapsed() })
+        Ok(Self { process, address, grpc: address, is_gateway: false, started: start.elapsed() })
     }
 
     pub fn cpu(&self) -> Result<Duration> {
