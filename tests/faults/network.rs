@@ -154,8 +154,8 @@ async fn a_caller_that_gives_up_gets_nobody_elses_answer() {
                     return;
                 }
                 let answer = list.await;
-                assert_eq!(answer.status, 200);
-                for session in answer.body["sessions"].as_array().unwrap() {
+                assert!(matches!(answer.status, 200 | 503), "{answer:?}");
+                for session in answer.body["sessions"].as_array().into_iter().flatten() {
                     assert_eq!(session["id"], tokens.session, "of {user}");
                 }
             });
