@@ -23,6 +23,8 @@ pub mod cli;
 pub mod config;
 pub mod http;
 pub mod model;
+#[cfg(feature = "mutations")]
+pub mod mutation;
 pub mod sessions;
 pub mod state;
 pub mod store;

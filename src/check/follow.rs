@@ -113,13 +113,23 @@ async fn entries(
             let Some(position) = positions.iter_mut().find(|at| at.bucket == entry.bucket) else {
                 return;
             };
-            if entry.seq != position.seq + 1 {
+            if entry.seq != position.seq + 1 && !reads_over_gaps() {
                 return;
             }
             (position.seq, position.id) = (entry.seq, entry.id);
             freshness.applied(entry.bucket, entry.seq);
         }
     }
+}
+
+#[cfg(feature = "mutations")]
+fn reads_over_gaps() -> bool {
+    crate::mutation::is(crate::mutation::Mutation::Cursor)
+}
+
+#[cfg(not(feature = "mutations"))]
+const fn reads_over_gaps() -> bool {
+    false
 }
 
 /// Beats at the start, and then each bucket at a moment of its own, so that they do not all stand

@@ -8,6 +8,8 @@ mod client;
 pub mod embedded;
 pub mod feed;
 mod keys;
+#[cfg(feature = "mutations")]
+mod mutations;
 mod reply;
 mod scripts;
 pub mod sessions;

@@ -21,6 +21,8 @@ pub(super) struct Script {
 impl Script {
     fn new(name: &'static str, flags: &str, shared: &[&str], body: &str) -> Self {
         let source = format!("#!lua flags={flags}\n{}\n{body}", shared.concat());
+        #[cfg(feature = "mutations")]
+        let source = crate::mutation::script(name, source);
         let sha = fred::util::sha1_hash(&source);
         Self { name, source: source.into(), sha: sha.into() }
     }
@@ -70,6 +72,8 @@ impl Store {
         args.push(Value::from(retention));
         args.extend(arguments);
         let key = keys::feed(bucket);
+        #[cfg(feature = "mutations")]
+        let key = crate::mutation::keys(key);
         let client = self.pool.next();
         let mut result: Result<Value, Error> =
             client.evalsha(script.sha.clone(), key.clone(), args.clone()).await;

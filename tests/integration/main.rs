@@ -6,6 +6,8 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod harness;
+#[path = "../model/mod.rs"]
+mod model;
 
 mod admin;
 mod authz;
