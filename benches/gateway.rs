@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use axum::response::Response;
-use gatehouse::check::follow;
+use gatehouse::check::Follower;
 use gatehouse::config::{self, Scope, ServiceKey};
 use gatehouse::http::{self, Routes};
 use gatehouse::sessions::location::Locations;
@@ -64,10 +64,15 @@ impl Gateway {
             metrics::install().unwrap(),
         );
         let (check, stop) = (&gateway.check, CancellationToken::new());
-        let (revocations, freshness) = (&check.revocations, &check.freshness);
-        let following = follow(store.clone(), revocations, freshness, retention, stop.clone());
+        let follower = Follower {
+            store: store.clone(),
+            revocations: Arc::clone(&check.revocations),
+            freshness: Arc::clone(&check.freshness),
+            retention,
+        };
+        let following = follower.run(stop.clone());
         let proved = async {
-            while freshness.staleness(0, Instant::now()) == Duration::MAX {
+            while check.freshness.staleness(0, Instant::now()) == Duration::MAX {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
             stop.cancel();

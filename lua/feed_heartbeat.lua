@@ -1,6 +1,6 @@
 -- feed_heartbeat: proves, by a write, what the newest revocation is.
 -- KEYS   1 feed of the bucket
--- ARGV   1 retention ms
--- Reply  {beat, seq, time of the server ms}
+-- ARGV   1 retention ms, 2 number of this heartbeat
+-- Reply  {beat, number, seq, id of the last entry, time of the server ms}
 redis.call('HSET', feed, 'beat', now)
-return { 'beat', tonumber(redis.call('HGET', feed, 'seq')) or 0, clock }
+return { 'beat', ARGV[2], seq, last, clock }

@@ -28,23 +28,22 @@ local function finish(entry, cause)
 end
 
 local evicted = {}
-local live = redis.call('ZCARD', mine)
+local live, entries = redis.call('ZCARD', mine), {}
 if live >= limit then
-  for _, entry in ipairs(redis.call('ZRANGEBYSCORE', mine, '-inf', now)) do
-    finish(entry, 'expired')
-  end
-  -- What a revocation of everything left behind, until the sweeper has been there.
-  if all > 0 and redis.call('EXISTS', key('dying')) == 1 then
-    for _, entry in ipairs(redis.call('ZRANGE', mine, 0, -1)) do
-      if created_of(entry) <= all then
-        finish(entry, 'everything')
-      end
+  -- What has ended and the sweeper has not come by to.
+  local scored = redis.call('ZRANGE', mine, 0, -1, 'WITHSCORES')
+  for i = 1, #scored, 2 do
+    if tonumber(scored[i + 1]) <= now then
+      finish(scored[i], 'expired')
+    elseif created_of(scored[i]) <= all then
+      finish(scored[i], 'everything')
+    else
+      entries[#entries + 1] = scored[i]
     end
   end
-  live = redis.call('ZCARD', mine)
+  live = #entries
 end
 if live >= limit then
-  local entries = redis.call('ZRANGE', mine, 0, -1)
   if policy == 'reject' then
     return { 'limit', sid, user, unpack(describe(entries)) }
   end

@@ -1,8 +1,11 @@
--- session_live: whose a session is, if it is live at this moment. Writes nothing.
+-- session_live: whose a session is, if it is live at this moment.
 -- KEYS   1 feed of the bucket
 -- ARGV   1 retention ms, 2 sid
 -- Reply  {live, sid, user}
 --        {unknown | expired | orphaned | everything | ended:<cause>, sid, user}
+-- Works when memory is full.
+-- It writes, because a primary that was cut off and replaced goes on answering reads.
+redis.call('HSET', feed, 'beat', now)
 local sid = ARGV[2]
 local user, created = unpack(redis.call('HMGET', key('session:' .. sid), 'u', 'c'))
 if not user then

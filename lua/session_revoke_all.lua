@@ -1,10 +1,10 @@
 -- session_revoke_all: ends every session of a user that was created before now, except one.
 -- KEYS   1 feed of the bucket
 -- ARGV   1 retention ms, 2 user, 3 sid to keep (- for none), 4 cause
--- Reply  {ended, user, sid..}
+-- Reply  {ended, user, the last instant that is covered, sid..}
 -- Works when memory is full.
 local user, kept = ARGV[2], ARGV[3]
-local ended = { 'ended', user }
+local ended = { 'ended', user, issued }
 for _, entry in ipairs(redis.call('ZRANGE', key('user:' .. user), 0, -1)) do
   local sid = sid_of(entry)
   if sid ~= kept then

@@ -85,9 +85,11 @@ pub fn script(name: &str, source: String) -> String {
     };
     let everywhere = "";
     let changes: &[(&str, &str, &str)] = match mutation {
-        Mutation::Feed => {
-            &[("session_revoke", "redis.call('XADD', key('revoked'),", "string.format('%s',")]
-        }
+        Mutation::Feed => &[(
+            "session_revoke",
+            "redis.call('XADD', key('revoked'),",
+            "string.format('%.0f-0', now,",
+        )],
         Mutation::Time => &[(
             everywhere,
             "redis.call('TIME')",

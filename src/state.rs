@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures::future::join_all;
 use metrics_exporter_prometheus::PrometheusHandle;
 use metrics_process::Collector;
 use tokio::sync::Semaphore;
@@ -11,7 +12,7 @@ use tokio::sync::Semaphore;
 use crate::check::{Activities, ActivityWriter, Check};
 use crate::config::Config;
 use crate::http::Failures;
-use crate::model::SessionId;
+use crate::model::{Revocation, Session, UserId};
 use crate::sessions::Sessions;
 use crate::sessions::location::Locations;
 use crate::store::Store;
@@ -91,11 +92,30 @@ impl Gateway {
         (Arc::new(gateway), writer)
     }
 
-    /// These sessions ended here: this gateway need not wait for the feed to say so.
-    pub(crate) fn ended(&self, sessions: &[SessionId]) {
-        for session in sessions {
-            self.check.revocations.end(*session);
-        }
+    /// The store has ended something of a user: this gateway need not wait for the feed to say so.
+    pub(crate) fn ended(&self, user: &UserId, revocation: Revocation) {
+        self.check.revocations.end(self.store.bucket_of(user), revocation);
+    }
+
+    /// The same, and whether as many replicas have it as the settings ask for.
+    pub(crate) async fn confirmed(&self, user: &UserId, revocation: Revocation) -> bool {
+        self.ended(user, revocation.clone());
+        self.store.confirm(self.store.bucket_of(user), &revocation).await
+    }
+
+    /// The same of everything, by bucket.
+    pub(crate) async fn everything_confirmed(&self, revocations: Vec<Revocation>) -> bool {
+        let confirmed = revocations.into_iter().zip(0..).map(async |(revocation, bucket)| {
+            self.check.revocations.end(bucket, revocation.clone());
+            self.store.confirm(bucket, &revocation).await
+        });
+        join_all(confirmed).await.into_iter().all(|confirmed| confirmed)
+    }
+
+    /// Whether this gateway knows that a session has ended, whatever the store says: a server that
+    /// took over may not know it yet.
+    pub(crate) fn knows_the_end_of(&self, session: &Session) -> bool {
+        self.check.revocations.end_of(self.store.bucket_of(&session.user), session)
     }
 
     /// The store was found fit.

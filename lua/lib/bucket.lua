@@ -11,9 +11,11 @@ end
 
 -- `all`: sessions created up to this time are dead. `cut`: the newest cut-off of any kind.
 -- `beat`: the newest time a heartbeat saw, so that the clock never runs back after a failover.
-local marks = redis.call('HMGET', feed, 'all', 'cut', 'beat')
+-- `seq`, `last`: the number of the newest revocation and its id in the stream.
+local marks = redis.call('HMGET', feed, 'all', 'cut', 'beat', 'seq', 'last')
 local all = tonumber(marks[1]) or 0
 local cut = tonumber(marks[2]) or 0
+local seq, last = tonumber(marks[4]) or 0, marks[5] or '0-0'
 local time = redis.call('TIME')
 local clock = time[1] * 1000 + math.floor(time[2] / 1000)
 local now = math.max(clock, tonumber(marks[3]) or 0)

@@ -19,7 +19,7 @@ use quick_cache::sync::{Cache, DefaultLifecycle};
 use tokio::sync::Semaphore;
 
 pub use activity::{Activities, ActivityWriter};
-pub use follow::follow;
+pub use follow::Follower;
 pub use freshness::Freshness;
 pub use identity::Identity;
 pub use revocations::Revocations;

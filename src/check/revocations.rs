@@ -1,18 +1,38 @@
 //! What is known to be dead.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::collections::HashMap as Map;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use papaya::{HashMap, ResizeMode};
 
 use super::Identity;
 use super::hash::RandomHash;
-use crate::model::{Revocation, SessionId, Timestamp, UserId};
+use crate::model::{Revocation, Session, SessionId, Timestamp, UserId};
 use crate::telemetry::metrics;
+
+/// When a session was revoked, and in which bucket: the time above the lowest eight bits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Held(u64);
+
+impl Held {
+    fn new(bucket: u8, at: Timestamp) -> Self {
+        Self(at.0 << 8 | u64::from(bucket))
+    }
+
+    fn at(self) -> Timestamp {
+        Timestamp(self.0 >> 8)
+    }
+
+    fn bucket(self) -> u8 {
+        self.0.to_be_bytes()[7]
+    }
+}
 
 #[derive(Clone, Copy)]
 struct CutOff {
+    bucket: u8,
     before: Timestamp,
     kept: Option<SessionId>,
 }
@@ -21,10 +41,16 @@ struct CutOff {
 /// store's.
 pub struct Revocations {
     /// Sessions, by id: when they were revoked.
-    sessions: HashMap<u128, Timestamp, RandomHash>,
+    sessions: HashMap<u128, Held, RandomHash>,
     users: HashMap<UserId, CutOff>,
-    /// By bucket: everything issued up to this time.
+    /// By bucket: everything issued up to this time is dead or has to be refreshed.
     everything: Box<[AtomicU64]>,
+    /// By bucket: everything issued up to this time is dead, and somebody said so.
+    stated: Box<[AtomicU64]>,
+    /// What this process was told is done, while the feed has not said it: since when, and where.
+    unseen: Mutex<Map<Revocation, (Instant, u8)>>,
+    /// How many these are.
+    unseen_len: AtomicUsize,
     /// By bucket: the newest time that is known.
     clocks: Box<[AtomicU64]>,
     /// How many entries there may be.
@@ -44,6 +70,9 @@ impl Revocations {
                 .build(),
             users: HashMap::builder().resize_mode(ResizeMode::Blocking).build(),
             everything: times(),
+            stated: times(),
+            unseen: Mutex::default(),
+            unseen_len: AtomicUsize::new(0),
             clocks: times(),
             most,
             coarsening: Mutex::new(()),
@@ -64,36 +93,121 @@ impl Revocations {
             })
     }
 
-    /// Learns of a revocation that was made at some time. In any order and any number of times.
+    /// Whether a session is dead by what somebody said, whatever the store says of it.
+    pub fn end_of(&self, bucket: u8, session: &Session) -> bool {
+        let stated = self.stated[usize::from(bucket)].load(Ordering::Acquire);
+        session.created.0 <= stated
+            || self.sessions.pin().contains_key(&session.id.as_u128())
+            || self
+                .users
+                .pin()
+                .get(&session.user)
+                .is_some_and(|cut| session.created <= cut.before && cut.kept != Some(session.id))
+    }
+
+    /// Learns from the feed of a revocation that was made at some time. In any order and any number
+    /// of times.
     pub fn learn(&self, bucket: u8, revocation: &Revocation, at: Timestamp) {
+        self.seen(revocation);
+        self.hold(bucket, revocation, at);
+    }
+
+    fn hold(&self, bucket: u8, revocation: &Revocation, at: Timestamp) {
         match revocation {
             // Of two times for the same the later is the safe one.
             Revocation::Session(sid) => {
-                self.sessions.pin().update_or_insert(sid.as_u128(), |old| at.max(*old), at);
+                let new = Held::new(bucket, at);
+                self.sessions.pin().update_or_insert(sid.as_u128(), |old| new.max(*old), new);
             }
             // The newest says all that the older ones said: what one of them kept and a later one
             // did not is dead, and what a later one keeps was alive then.
             Revocation::User { user, before, kept } => {
-                let new = CutOff { before: *before, kept: *kept };
+                let new = CutOff { bucket, before: *before, kept: *kept };
                 self.users.pin().update_or_insert(
                     user.clone(),
                     |old| if old.before > new.before { *old } else { new },
                     new,
                 );
             }
-            Revocation::Everything { before } => self.cut(bucket, *before),
+            Revocation::Everything { before } => {
+                self.stated[usize::from(bucket)].fetch_max(before.0, Ordering::AcqRel);
+                self.cut(bucket, *before);
+            }
         }
         if self.len() > self.most {
             self.coarsen();
         }
     }
 
-    /// A session was ended a moment ago, by this process. Until the feed says when, the newest time
+    /// This process was told that a revocation is done. Until the feed says when, the newest time
     /// that the store has told stands for it: this process's own clock may be ahead, and a cut-off in
     /// the future would refuse what was issued after it.
-    pub fn end(&self, session: SessionId) {
+    pub fn end(&self, bucket: u8, revocation: Revocation) {
         let newest = self.clocks.iter().map(|clock| clock.load(Ordering::Acquire)).max();
-        self.learn(0, &Revocation::Session(session), Timestamp(newest.unwrap_or(0)));
+        let said = match &revocation {
+            Revocation::Session(sid) => self.sessions.pin().contains_key(&sid.as_u128()),
+            Revocation::User { user, before, .. } => {
+                self.users.pin().get(user).is_some_and(|cut| cut.before >= *before)
+            }
+            Revocation::Everything { before } => {
+                self.stated[usize::from(bucket)].load(Ordering::Acquire) >= before.0
+            }
+        };
+        self.hold(bucket, &revocation, Timestamp(newest.unwrap_or(0)));
+        if !said {
+            let mut unseen = self.unseen();
+            unseen.insert(revocation, (Instant::now(), bucket));
+            self.unseen_len.store(unseen.len(), Ordering::Release);
+        }
+    }
+
+    fn unseen(&self) -> MutexGuard<'_, Map<Revocation, (Instant, u8)>> {
+        self.unseen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The store knows of a revocation.
+    pub(super) fn seen(&self, revocation: &Revocation) {
+        if self.unseen_len.load(Ordering::Acquire) > 0 {
+            let mut unseen = self.unseen();
+            unseen.remove(revocation);
+            self.unseen_len.store(unseen.len(), Ordering::Release);
+        }
+    }
+
+    /// What was done a while ago and the feed has not said: the server that did it may be gone, and
+    /// what it did with it.
+    pub(super) fn unseen_for(&self, age: Duration) -> Vec<(u8, Revocation)> {
+        let unseen = self.unseen();
+        let late = unseen.iter().filter(|(_, (since, _))| since.elapsed() > age);
+        late.map(|(revocation, (_, bucket))| (*bucket, revocation.clone())).collect()
+    }
+
+    /// What a bucket must know of, if its history was replaced by another: all that is held and is
+    /// not so old that the bucket may have forgotten it.
+    pub(super) fn held(&self, bucket: u8, retention: Duration) -> Vec<Revocation> {
+        let oldest = Self::oldest(&self.clocks[usize::from(bucket)], retention);
+        let sessions = self.sessions.pin();
+        let of_bucket = |held: &Held| held.bucket() == bucket && held.at() >= oldest;
+        let mut all: Vec<Revocation> = (sessions.iter().filter(|(_, held)| of_bucket(held)))
+            .map(|(sid, _)| Revocation::Session(SessionId(sid.to_be_bytes())))
+            .collect();
+        let users = self.users.pin();
+        let cuts = users.iter().filter(|(_, cut)| cut.bucket == bucket && cut.before >= oldest);
+        all.extend(cuts.map(|(user, cut)| Revocation::User {
+            user: user.clone(),
+            before: cut.before,
+            kept: cut.kept,
+        }));
+        let before = Timestamp(self.stated[usize::from(bucket)].load(Ordering::Acquire));
+        if before.0 > 0 && before >= oldest {
+            all.push(Revocation::Everything { before });
+        }
+        all
+    }
+
+    fn oldest(clock: &AtomicU64, retention: Duration) -> Timestamp {
+        let retention = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
+        Timestamp(clock.load(Ordering::Acquire).saturating_sub(retention))
     }
 
     fn cut(&self, bucket: u8, before: Timestamp) {
@@ -107,7 +221,7 @@ impl Revocations {
             return;
         };
         let (sessions, users) = (self.sessions.pin(), self.users.pin());
-        let mut times: Vec<Timestamp> = sessions.values().copied().collect();
+        let mut times: Vec<Timestamp> = sessions.values().map(|held| held.at()).collect();
         times.extend(users.values().map(|cut| cut.before));
         let half = times.len() / 2;
         if times.len() <= self.most {
@@ -117,7 +231,7 @@ impl Revocations {
         for bucket in 0..self.everything.len() {
             self.cut(u8::try_from(bucket).unwrap_or(u8::MAX), before);
         }
-        sessions.retain(|_, at| *at > before);
+        sessions.retain(|_, held| held.at() > before);
         users.retain(|_, cut| cut.before > before);
         metrics::revocations_coarsened();
         tracing::warn!(
@@ -133,10 +247,9 @@ impl Revocations {
 
     /// Forgets what is so old that no token is left of before. Of all clocks the slowest counts.
     pub(super) fn forget(&self, retention: Duration) {
-        let now = self.clocks.iter().map(|clock| clock.load(Ordering::Acquire)).min().unwrap_or(0);
-        let retention = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
-        let oldest = Timestamp(now.saturating_sub(retention));
-        self.sessions.pin().retain(|_, at| *at >= oldest);
+        let oldest = self.clocks.iter().map(|clock| Self::oldest(clock, retention)).min();
+        let oldest = oldest.unwrap_or_default();
+        self.sessions.pin().retain(|_, held| held.at() >= oldest);
         self.users.pin().retain(|_, cut| cut.before >= oldest);
     }
 
@@ -249,7 +362,7 @@ mod tests {
         let set = Revocations::new(16, 100);
         set.tick(3, Timestamp(1_000));
         for i in 1..=101 {
-            set.end(SessionId([i; 16]));
+            set.end(3, Revocation::Session(SessionId([i; 16])));
             assert!(set.cover(&identity("ann", i, 1_000)));
         }
         assert!(!set.cover(&identity("ann", 200, 1_001)), "no cut-off is later than the store");

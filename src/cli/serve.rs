@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::check;
+use crate::check::Follower;
 use crate::config::{Config, LogFormat};
 use crate::http::{self, listener};
 use crate::sessions::device;
@@ -86,7 +86,15 @@ async fn serve(config: Config, url: &str) -> anyhow::Result<()> {
     let mut work = JoinSet::new();
     work.spawn(writer.run(no_work.clone()));
     work.spawn(until(no_work.clone(), upkeep(Arc::clone(&gateway))));
-    work.spawn(follow(Arc::clone(&gateway), store.clone(), retention, no_work.clone()));
+    let follower = Follower {
+        store: store.clone(),
+        revocations: Arc::clone(&gateway.check.revocations),
+        freshness: Arc::clone(&gateway.check.freshness),
+        retention,
+    };
+    work.spawn(follower.run(no_work.clone()));
+    let tended = store.clone();
+    work.spawn(until(no_work.clone(), async move { tended.tend().await }));
     std::thread::spawn(device::warm);
 
     let mut failed = None;
@@ -140,11 +148,6 @@ async fn prepare(
         Some(Err(error)) => anyhow::anyhow!("a part of the gateway died: {error}"),
         _ => anyhow::anyhow!("a part of the gateway ended"),
     }
-}
-
-async fn follow(gateway: Arc<Gateway>, store: Store, retention: Duration, stop: CancellationToken) {
-    let check = &gateway.check;
-    check::follow(store, &check.revocations, &check.freshness, retention, stop).await;
 }
 
 /// What has ended is cleared away by whichever gateway comes by.

@@ -88,6 +88,13 @@ pub struct Redis {
     /// How long a command may take.
     #[serde(with = "duration")]
     pub timeout: Duration,
+    /// When a revocation is acknowledged.
+    pub durability: Durability,
+    /// Replicas that must have it with [`Durability::Wait`], not zero.
+    pub wait_replicas: u32,
+    /// Certificates of authorities (PEM) that `rediss://` servers may be signed by, instead of the
+    /// system's.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// `[tokens]`
@@ -220,6 +227,16 @@ pub enum SigningAlgorithm {
     ES256,
     /// RSASSA-PKCS1-v1_5 with SHA-256 (RFC 7518 section 3.3).
     RS256,
+}
+
+/// When a revocation is acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Durability {
+    /// When the server has it.
+    Async,
+    /// When replicas have it; 202 instead of 204 when they do not say so in time.
+    Wait,
 }
 
 /// What gives way when a user has all the sessions that `sessions.limit` allows.

@@ -98,6 +98,9 @@ fn defaults() {
             buckets: 16,
             connections: 2,
             timeout: Duration::from_millis(250),
+            durability: Durability::Async,
+            wait_replicas: 1,
+            ca_file: None,
         },
         tokens: Tokens {
             issuer: None,
@@ -172,6 +175,7 @@ fn examples_are_valid() {
     let given = given();
     let database = given.write("city.mmdb", "");
     known["geoip"]["database"] = database.to_str().unwrap().into();
+    known["redis"]["ca_file"] = database.to_str().unwrap().into();
     let config = given.file(&known.to_string()).ok();
     assert_eq!(config.issuer(), "https://login.example.com");
     assert_eq!(config.keys_dir(), Path::new("/etc/gatehouse/keys"));

@@ -102,6 +102,10 @@ fn redis(config: &Config, found: &mut Found) {
     found.unless(buckets.is_power_of_two(), key, what);
     found.range(at!(config.redis.connections), 1..=16);
     found.time(at!(config.redis.timeout), SECOND / 100..=2 * SECOND);
+    found.range(at!(config.redis.wait_replicas), 1..=16);
+    if let (key, Some(path)) = at!(config.redis.ca_file) {
+        found.unless(path.is_file(), key, format_args!("{} is not a file", path.display()));
+    }
 }
 
 fn tokens(config: &Config, found: &mut Found) {

@@ -7,10 +7,11 @@ use axum::http::StatusCode;
 use super::App;
 use super::caller::Admin;
 use super::problem::Problem;
-use super::users::{List, Revoked, no_such_session, session_id};
+use super::sessions::ended;
+use super::users::{List, Revoked, all_ended, no_such_session, session_id};
 use super::view::SessionView;
 use crate::config::Scope;
-use crate::model::{EndCause, UserId};
+use crate::model::{EndCause, Revocation, UserId};
 
 const READ: &[Scope] = &[Scope::AdminRead, Scope::AdminWrite];
 const REVOKE: &[Scope] = &[Scope::SessionsRevoke, Scope::AdminWrite];
@@ -42,8 +43,7 @@ pub(super) async fn revoke(
     if !gateway.sessions.revoke(&user, id, EndCause::Admin).await? {
         return Err(no_such_session());
     }
-    gateway.ended(&[id]);
-    Ok(StatusCode::NO_CONTENT)
+    Ok(ended(gateway.confirmed(&user, Revocation::Session(id)).await))
 }
 
 /// Ends all sessions of a user.
@@ -51,11 +51,11 @@ pub(super) async fn revoke_all(
     State(gateway): App,
     admin: Admin,
     Path(user): Path<String>,
-) -> Result<Json<Revoked>, Problem> {
+) -> Result<(StatusCode, Json<Revoked>), Problem> {
     admin.may(REVOKE, true)?;
-    let ended = gateway.sessions.revoke_all(&user_id(&user)?, None, EndCause::Admin).await?;
-    gateway.ended(&ended);
-    Ok(Json(Revoked { revoked: ended.len() }))
+    let user = user_id(&user)?;
+    let (revoked, said) = gateway.sessions.revoke_all(&user, None, EndCause::Admin).await?;
+    Ok(all_ended(revoked, gateway.confirmed(&user, said).await))
 }
 
 /// Everything that was issued before now is dead, everywhere.
@@ -64,7 +64,7 @@ pub(super) async fn revoke_everything(
     admin: Admin,
 ) -> Result<StatusCode, Problem> {
     admin.may(&[Scope::AdminWrite], true)?;
-    gateway.sessions.revoke_everything().await?;
+    let said = gateway.sessions.revoke_everything().await?;
     tracing::warn!("everything was revoked");
-    Ok(StatusCode::NO_CONTENT)
+    Ok(ended(gateway.everything_confirmed(said).await))
 }

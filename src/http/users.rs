@@ -9,9 +9,9 @@ use super::App;
 use super::body::Body;
 use super::caller::User;
 use super::problem::Problem;
-use super::sessions::display_name;
+use super::sessions::{display_name, ended};
 use super::view::SessionView;
-use crate::model::{EndCause, SessionId};
+use crate::model::{EndCause, Revocation, SessionId};
 
 #[derive(Serialize)]
 pub(super) struct List {
@@ -22,6 +22,12 @@ pub(super) struct List {
 #[derive(Serialize)]
 pub(super) struct Revoked {
     pub(super) revoked: usize,
+}
+
+/// 200, or 202 for what is done but not yet as safe as the settings ask for.
+pub(super) fn all_ended(revoked: usize, confirmed: bool) -> (StatusCode, Json<Revoked>) {
+    let status = if confirmed { StatusCode::OK } else { StatusCode::ACCEPTED };
+    (status, Json(Revoked { revoked }))
 }
 
 /// A session id of the path. What is none names no session.
@@ -75,8 +81,7 @@ pub(super) async fn revoke(
     if !gateway.sessions.revoke(&user.user, id, EndCause::Revoked).await? {
         return Err(no_such_session());
     }
-    gateway.ended(&[id]);
-    Ok(StatusCode::NO_CONTENT)
+    Ok(ended(gateway.confirmed(&user.user, Revocation::Session(id)).await))
 }
 
 #[derive(Deserialize)]
@@ -91,9 +96,8 @@ pub(super) async fn revoke_all(
     State(gateway): App,
     User(user): User,
     Body(request): Body<RevokeAll>,
-) -> Result<Json<Revoked>, Problem> {
+) -> Result<(StatusCode, Json<Revoked>), Problem> {
     let kept = (!request.include_current).then_some(user.session);
-    let ended = gateway.sessions.revoke_all(&user.user, kept, EndCause::Revoked).await?;
-    gateway.ended(&ended);
-    Ok(Json(Revoked { revoked: ended.len() }))
+    let (revoked, said) = gateway.sessions.revoke_all(&user.user, kept, EndCause::Revoked).await?;
+    Ok(all_ended(revoked, gateway.confirmed(&user.user, said).await))
 }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use super::{SessionId, Timestamp, UserId};
 
 /// A durable statement that something issued before is no longer good.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Revocation {
     /// One session.
     Session(SessionId),

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::{hmac, rand};
+use futures::future::try_join_all;
 use serde_json::{Map, Value};
 
 use crate::config::{self, OnLimit};
-use crate::model::{EndCause, Session, SessionId, Timestamp, UserId};
+use crate::model::{EndCause, Revocation, Session, SessionId, Timestamp, UserId};
 use crate::store::sessions::{Created, Grant, Granted, Limits, Record, Refused};
 use crate::store::{Store, StoreError};
 use crate::telemetry::metrics;
@@ -217,21 +218,23 @@ impl Sessions {
         Ok(ended)
     }
 
-    /// Ends all sessions of a user, except for one.
+    /// Ends all sessions of a user, except for one. Returns how many there were, and what to call it.
     pub async fn revoke_all(
         &self,
         user: &UserId,
         kept: Option<SessionId>,
         cause: EndCause,
-    ) -> Result<Vec<SessionId>, StoreError> {
-        let ended = self.store.session_revoke_all(user, kept, cause).await?;
+    ) -> Result<(usize, Revocation), StoreError> {
+        let (ended, revocation) = self.store.session_revoke_all(user, kept, cause).await?;
         metrics::sessions_ended(cause.as_str(), ended.len() as u64);
-        Ok(ended)
+        Ok((ended.len(), revocation))
     }
 
-    /// Ends everything that began before now.
-    pub async fn revoke_everything(&self) -> Result<(), StoreError> {
-        self.store.revoke_everything().await
+    /// Ends everything that began before now. Returns, by bucket, what to call it.
+    pub async fn revoke_everything(&self) -> Result<Vec<Revocation>, StoreError> {
+        let buckets = (0..self.store.buckets())
+            .map(|bucket| self.store.revoke_everything(u8::try_from(bucket).unwrap_or(u8::MAX)));
+        try_join_all(buckets).await
     }
 
     /// Clears away all that has ended by now, in every bucket.

@@ -1,5 +1,9 @@
 //! The feed of revocations: where it ends, what it says, and the proof that it was read.
 
+use std::collections::HashMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fred::prelude::*;
@@ -9,15 +13,51 @@ use super::reply::Reply;
 use super::{Store, StoreError, keys, scripts};
 use crate::model::{Revocation, Timestamp};
 
+/// The id of an entry in a stream.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EntryId {
+    millis: u64,
+    counter: u64,
+}
+
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.millis, self.counter)
+    }
+}
+
+/// A text that is no id of an entry.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not the id of an entry")]
+pub struct NotAnEntryId;
+
+impl FromStr for EntryId {
+    type Err = NotAnEntryId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (millis, counter) = text.split_once('-').ok_or(NotAnEntryId)?;
+        let number = |text: &str| text.parse().map_err(|_| NotAnEntryId);
+        Ok(Self { millis: number(millis)?, counter: number(counter)? })
+    }
+}
+
+/// One revocation in the history of a bucket. Two histories that parted at a failover have marks of
+/// the same number, and different ids.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// Its number; they have no gaps.
+    pub seq: u64,
+    /// The stream's id of it.
+    pub id: EntryId,
+}
+
 /// A place in the feed of one bucket: everything up to it has been applied.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
     /// Which bucket.
     pub bucket: u8,
-    /// The number of the last revocation.
-    pub seq: u64,
-    /// The stream's id of it.
-    pub id: String,
+    /// The last revocation.
+    pub mark: Mark,
 }
 
 /// A revocation as the feed carries it.
@@ -25,10 +65,10 @@ pub struct Position {
 pub struct Entry {
     /// In which bucket.
     pub bucket: u8,
-    /// Its number; they have no gaps.
-    pub seq: u64,
-    /// The stream's id of it.
-    pub id: String,
+    /// Where in the history.
+    pub mark: Mark,
+    /// What the entry before it is called.
+    pub previous: EntryId,
     /// When it was made, by the bucket's clock: nothing that it speaks of was issued later.
     pub at: Timestamp,
     /// What it says.
@@ -38,11 +78,17 @@ pub struct Entry {
 /// What a heartbeat proves.
 #[derive(Debug, Clone, Copy)]
 pub struct Beat {
-    /// The number of the newest revocation.
-    pub seq: u64,
+    /// The newest revocation.
+    pub newest: Mark,
     /// The server's clock.
     pub time: Timestamp,
 }
+
+/// Of an entry.
+type Fields = HashMap<String, String>;
+
+/// How many revocations are asserted at once.
+const ASSERTED: usize = 64;
 
 /// How long a read of the feed waits for news.
 const BLOCK: Duration = Duration::from_secs(1);
@@ -50,18 +96,23 @@ const BLOCK: Duration = Duration::from_secs(1);
 impl Store {
     /// Proves by a write what the newest revocation of a bucket is.
     pub async fn feed_heartbeat(&self, bucket: u8) -> Result<Beat, StoreError> {
-        let values = self.run(&scripts::HEARTBEAT, bucket, Vec::new()).await?;
-        let mut reply = Reply::new("feed_heartbeat", values);
-        reply.text()?;
-        Ok(Beat { seq: reply.number()?, time: reply.time()? })
+        /// An earlier heartbeat's reply, or another bucket's, proves nothing.
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let args = vec![i64::try_from(number).unwrap_or_default().into()];
+        let mut reply = self.run(&scripts::HEARTBEAT, bucket, args).await?;
+        reply.must_be("beat")?;
+        let echoed = reply.number()?;
+        reply.must_echo(echoed == number)?;
+        Ok(Beat { newest: mark(&mut reply)?, time: reply.time()? })
     }
 
     /// Where the feed of a bucket ends.
     pub async fn feed_tail(&self, bucket: u8) -> Result<Position, StoreError> {
-        let values = self.run(&scripts::TAIL, bucket, Vec::new()).await?;
-        let mut reply = Reply::new("feed_tail", values);
-        reply.text()?;
-        Ok(Position { bucket, seq: reply.number()?, id: reply.text()? })
+        let mut reply = self.run(&scripts::TAIL, bucket, Vec::new()).await?;
+        reply.must_be("tail")?;
+        reply.must_be(&keys::feed(bucket))?;
+        Ok(Position { bucket, mark: mark(&mut reply)? })
     }
 
     /// Every revocation of a bucket that still matters, with the time it was made. What is added
@@ -75,7 +126,8 @@ impl Store {
         loop {
             let command = CustomCommand::new("ZSCAN", ClusterHash::FirstKey, false);
             let args = vec![keys::index(bucket), cursor, "COUNT".into(), "1000".into()];
-            let (next, page): (String, Vec<Value>) = self.pool.custom(command, args).await?;
+            let (next, page): (String, Vec<Value>) =
+                self.commands.next().client().custom(command, args).await?;
             tombstones.extend(page.chunks_exact(2).filter_map(|pair| {
                 let revocation = pair[0].as_str()?.parse().ok()?;
                 Some((revocation, Timestamp(pair[1].as_str()?.parse().ok()?)))
@@ -87,10 +139,33 @@ impl Store {
         }
     }
 
+    /// States revocations of a bucket again, each unless the bucket knows it. How many it did not
+    /// know: a failover had lost them.
+    pub async fn feed_assert(
+        &self,
+        bucket: u8,
+        revocations: &[Revocation],
+    ) -> Result<u64, StoreError> {
+        let mut lost = 0;
+        for batch in revocations.chunks(ASSERTED) {
+            let args = batch.iter().map(|revocation| revocation.to_string().into()).collect();
+            let mut reply = self.run(&scripts::ASSERT, bucket, args).await?;
+            reply.must_be("asserted")?;
+            lost += reply.number()?;
+        }
+        Ok(lost)
+    }
+
     /// By how many readers the feed has to be followed; a bucket is read by the one of its number
     /// modulo this.
     pub fn feed_readers(&self) -> usize {
         self.feeds.len()
+    }
+
+    /// Connects a reader anew, to whichever server has its buckets now: one that was cut off from
+    /// the others goes on answering reads.
+    pub async fn feed_reconnect(&self, reader: usize) -> Result<(), StoreError> {
+        self.feeds[reader].replace().await
     }
 
     /// What came after some positions; waits up to a second for it. Only one task may be a reader.
@@ -99,32 +174,45 @@ impl Store {
         reader: usize,
         after: &[Position],
     ) -> Result<Vec<Entry>, StoreError> {
-        type Fields = std::collections::HashMap<String, String>;
         let streams: Vec<String> = after.iter().map(|at| keys::revoked(at.bucket)).collect();
-        let ids: Vec<String> = after.iter().map(|at| at.id.clone()).collect();
+        let ids: Vec<String> = after.iter().map(|at| at.mark.id.to_string()).collect();
         let block = u64::try_from(BLOCK.as_millis()).unwrap_or(1000);
-        let options = Options { timeout: Some(BLOCK * 3), ..Options::default() };
-        let news: std::collections::HashMap<String, Vec<(String, Fields)>> = self.feeds[reader]
+        let options = Options { timeout: Some(BLOCK * 3 / 2), ..Options::default() };
+        let connection = &self.feeds[reader];
+        let news: Result<HashMap<String, Vec<(String, Fields)>>, _> = connection
+            .client()
             .with_options(&options)
             .xread_map(Some(1000), Some(block), streams.clone(), ids)
-            .await?;
+            .await;
+        if let Some(first) = after.first() {
+            connection.note(first.bucket, news.is_ok());
+        }
+        let news = news?;
         let mut entries = Vec::new();
         for (stream, at) in streams.iter().zip(after) {
             for (id, fields) in news.get(stream).into_iter().flatten() {
-                let field = |name: &str| fields.get(name);
-                let problem = "an entry of the feed cannot be read";
-                let unreadable = StoreError::Reply { script: "feed_read", problem };
-                let (Some(seq), Some(time), Some(revocation)) = (
-                    field("q").and_then(|text| text.parse().ok()),
-                    field("t").and_then(|text| text.parse().ok()),
-                    field("m").and_then(|text| text.parse().ok()),
-                ) else {
-                    return Err(unreadable);
-                };
-                let (bucket, id, at) = (at.bucket, id.clone(), Timestamp(time));
-                entries.push(Entry { bucket, seq, id, at, revocation });
+                entries.push(entry(at.bucket, id, fields).ok_or(StoreError::Reply {
+                    script: "feed_read",
+                    problem: "an entry of the feed cannot be read",
+                })?);
             }
         }
         Ok(entries)
     }
+}
+
+fn mark(reply: &mut Reply) -> Result<Mark, StoreError> {
+    let seq = reply.number()?;
+    let id = reply.text()?.parse().map_err(|_| reply.problem("the id of an entry was expected"))?;
+    Ok(Mark { seq, id })
+}
+
+fn entry(bucket: u8, id: &str, fields: &Fields) -> Option<Entry> {
+    Some(Entry {
+        bucket,
+        mark: Mark { seq: fields.get("q")?.parse().ok()?, id: id.parse().ok()? },
+        previous: fields.get("p")?.parse().ok()?,
+        at: Timestamp(fields.get("t")?.parse().ok()?),
+        revocation: fields.get("m")?.parse().ok()?,
+    })
 }

@@ -5,6 +5,8 @@
 //! cluster.
 
 mod client;
+mod confirm;
+mod connection;
 pub mod embedded;
 pub mod feed;
 mod keys;
@@ -14,10 +16,15 @@ mod reply;
 mod scripts;
 pub mod sessions;
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use fred::prelude::*;
 use futures::future::join_all;
+
+use confirm::Confirmations;
+use connection::{Connection, Connections};
 
 use crate::config::Redis;
 use crate::model::UserId;
@@ -48,43 +55,71 @@ impl From<fred::error::Error> for StoreError {
     }
 }
 
+/// How the keys are laid out.
+const SCHEMA: &str = "2";
+
 /// The sessions in Redis.
 #[derive(Clone)]
 pub struct Store {
-    pool: Pool,
-    feeds: Vec<Client>,
+    commands: Arc<Connections>,
+    feeds: Arc<[Arc<Connection>]>,
+    confirmations: Option<Confirmations>,
     buckets: u16,
     retention: Duration,
+    /// By bucket: how many commands in a row have failed.
+    failures: Arc<[AtomicU32]>,
 }
 
 impl Store {
     /// Prepares the connections; they are made in the background, again and again until they hold.
     pub fn connect(config: &Redis, url: &str, retention: Duration) -> Result<Self, StoreError> {
-        let (pool, feeds) = client::build(config, url)?;
-        pool.connect();
-        for feed in &feeds {
-            feed.connect();
-        }
-        Ok(Self { pool, feeds, buckets: config.buckets, retention })
+        let clients = client::connect(config, url)?;
+        Ok(Self {
+            commands: Arc::new(Connections::new(clients.commands)),
+            feeds: clients.feeds.into(),
+            confirmations: clients.waiting.map(|connection| Confirmations::new(config, connection)),
+            failures: (0..config.buckets).map(|_| AtomicU32::new(0)).collect(),
+            buckets: config.buckets,
+            retention,
+        })
+    }
+
+    fn connections(&self) -> impl Iterator<Item = &Arc<Connection>> {
+        let waiting = self.confirmations.iter().map(|confirmations| &confirmations.connection);
+        self.commands.iter().chain(self.feeds.iter()).chain(waiting)
+    }
+
+    /// Keeps the connections of use, for ever.
+    pub async fn tend(&self) {
+        join_all(self.connections().map(|connection| connection.tend())).await;
     }
 
     /// Waits for the first connection, then refuses a server whose settings would lose data, and
     /// pins what every gateway on it must agree on.
     pub async fn prepare(&self) -> Result<(), StoreError> {
-        self.pool.wait_for_connect().await?;
-        let server: String = self.pool.info(Some(fred::types::InfoKind::Server)).await?;
-        let memory: String = self.pool.info(Some(fred::types::InfoKind::Memory)).await?;
+        let client = self.commands.next().client();
+        client.wait_for_connect().await?;
+        let server: String = client.info(Some(fred::types::InfoKind::Server)).await?;
+        let memory: String = client.info(Some(fred::types::InfoKind::Memory)).await?;
         check_settings(&server, &memory)?;
         let meta = keys::META;
-        let _: i64 = self.pool.hsetnx(meta, "schema", "1").await?;
-        let _: i64 = self.pool.hsetnx(meta, "buckets", self.buckets).await?;
-        let pinned: Vec<String> = self.pool.hmget(meta, vec!["schema", "buckets"]).await?;
-        if pinned != ["1".to_owned(), self.buckets.to_string()] {
+        let _: i64 = client.hsetnx(meta, "schema", SCHEMA).await?;
+        let _: i64 = client.hsetnx(meta, "buckets", self.buckets).await?;
+        let pinned: Vec<String> = client.hmget(meta, vec!["schema", "buckets"]).await?;
+        let [schema, buckets] = &pinned[..] else {
+            return Err(StoreError::Unavailable("it does not tell how it was set up".to_owned()));
+        };
+        if schema != SCHEMA {
             return Err(StoreError::Unsafe(format!(
-                "redis.buckets: this Redis was set up with schema {} and {} buckets, this gateway \
-                 is for schema 1 and {} (set redis.buckets to what it was set up with)",
-                pinned.first().map_or("?", String::as_str),
-                pinned.get(1).map_or("?", String::as_str),
+                "redis.url: the sessions in this Redis are laid out by schema {schema}, this \
+                 gateway reads schema {SCHEMA} (use the version that made them, or an empty Redis: \
+                 everybody logs in again then)"
+            )));
+        }
+        if *buckets != self.buckets.to_string() {
+            return Err(StoreError::Unsafe(format!(
+                "redis.buckets: this Redis was set up with {buckets} buckets, this gateway is for \
+                 {} (set redis.buckets to what it was set up with)",
                 self.buckets,
             )));
         }
@@ -93,7 +128,7 @@ impl Store {
 
     /// Whether a connection stands at this moment.
     pub fn is_up(&self) -> bool {
-        self.pool.clients().iter().any(Client::is_connected)
+        self.commands.iter().any(|connection| connection.client().is_connected())
     }
 
     /// How many buckets there are.
@@ -109,8 +144,8 @@ impl Store {
     /// Ends the connections after what was sent has been answered, or half a second later: the
     /// client can wait for ever on a connection that was just made or broken.
     pub async fn close(&self) {
-        let close =
-            async { tokio::join!(self.pool.quit(), join_all(self.feeds.iter().map(Client::quit))) };
+        let quit = self.connections().map(|connection| connection.client());
+        let close = join_all(quit.map(async |client| client.quit().await));
         let _ = tokio::time::timeout(Duration::from_millis(500), close).await;
     }
 }

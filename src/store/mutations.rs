@@ -32,9 +32,11 @@ impl Store {
         if !mutation::is(Mutation::Rotation) {
             return Ok(());
         }
-        let (key, expiry) = (keys::session(bucket, sid), keys::feed(bucket).replace("feed", "expiry"));
-        let record: std::collections::HashMap<String, Value> = self.pool.hgetall(&key).await?;
-        let expires: Option<f64> = self.pool.zscore(&expiry, sid.to_string()).await?;
+        let client = self.commands.next().client();
+        let (key, expiry) =
+            (keys::session(bucket, sid), keys::feed(bucket).replace("feed", "expiry"));
+        let record: std::collections::HashMap<String, Value> = client.hgetall(&key).await?;
+        let expires: Option<f64> = client.zscore(&expiry, sid.to_string()).await?;
         tokio::time::sleep(BETWEEN).await;
         let (Some(expires), Some(user), Some(created)) = (
             expires,
@@ -45,9 +47,10 @@ impl Store {
         };
         let sessions = keys::feed(bucket).replace("feed", &format!("user:{user}"));
         let member = format!("{created:011x}{sid}");
-        let _: () = self.pool.hset(&key, record).await?;
-        let _: () = self.pool.zadd(&expiry, None, None, false, false, (expires, sid.to_string())).await?;
-        let _: () = self.pool.zadd(&sessions, None, None, false, false, (expires, member)).await?;
+        let _: () = client.hset(&key, record).await?;
+        let _: () =
+            client.zadd(&expiry, None, None, false, false, (expires, sid.to_string())).await?;
+        let _: () = client.zadd(&sessions, None, None, false, false, (expires, member)).await?;
         Ok(())
     }
 }

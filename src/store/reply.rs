@@ -1,10 +1,12 @@
 //! Reading what scripts return.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use fred::prelude::*;
 
 use super::StoreError;
+use super::connection::Connection;
 use crate::model::{DeviceClass, Location, Session, SessionId, Timestamp};
 use crate::token::handle::Seed;
 
@@ -12,14 +14,23 @@ use crate::token::handle::Seed;
 pub(super) struct Reply {
     script: &'static str,
     values: std::vec::IntoIter<Value>,
+    /// Where it came from.
+    connection: Arc<Connection>,
 }
 
 impl Reply {
-    pub(super) fn new(script: &'static str, values: Vec<Value>) -> Self {
-        Self { script, values: values.into_iter() }
+    pub(super) fn new(
+        script: &'static str,
+        values: Vec<Value>,
+        connection: Arc<Connection>,
+    ) -> Self {
+        Self { script, values: values.into_iter(), connection }
     }
 
+    /// What is wrong with it. It may be the reply to another question, and then every later one on
+    /// the connection is: that ends here.
     pub(super) fn problem(&self, problem: &'static str) -> StoreError {
+        self.connection.distrust();
         StoreError::Reply { script: self.script, problem }
     }
 
@@ -43,31 +54,28 @@ impl Reply {
         self.text()?.parse().map_err(|_| self.problem("a session id was expected"))
     }
 
-    pub(super) fn list(&mut self) -> Result<Vec<Value>, StoreError> {
-        match self.next()? {
-            Value::Array(values) => Ok(values),
-            _ => Err(self.problem("a list was expected")),
-        }
+    /// The next text, which has to be this one.
+    pub(super) fn must_be(&mut self, text: &str) -> Result<(), StoreError> {
+        if self.text()? == text { Ok(()) } else { Err(self.problem("it answers another question")) }
+    }
+
+    pub(super) fn list(&mut self) -> Result<Self, StoreError> {
+        self.nested()?.ok_or_else(|| self.problem("too short"))
     }
 
     pub(super) fn nested(&mut self) -> Result<Option<Self>, StoreError> {
         match self.values.next() {
-            Some(Value::Array(values)) => Ok(Some(Self::new(self.script, values))),
+            Some(Value::Array(values)) => {
+                Ok(Some(Self::new(self.script, values, Arc::clone(&self.connection))))
+            }
             Some(_) => Err(self.problem("a list was expected")),
             None => Ok(None),
         }
     }
 
     pub(super) fn session_ids(self) -> Result<Vec<SessionId>, StoreError> {
-        let script = self.script;
-        self.values
-            .map(|value| {
-                value
-                    .as_string()
-                    .and_then(|text| text.parse().ok())
-                    .ok_or(StoreError::Reply { script, problem: "a session id was expected" })
-            })
-            .collect()
+        let ids = self.values.clone().map(|value| value.as_string()?.parse().ok()).collect();
+        Option::ok_or_else(ids, || self.problem("a session id was expected"))
     }
 
     /// A reply that speaks of another session or user than the question did must never be used.
@@ -82,7 +90,7 @@ impl Reply {
         expires: Timestamp,
         user_agent: String,
     ) -> Result<Record, StoreError> {
-        let mut flat = self.list()?.into_iter();
+        let mut flat = self.list()?.values;
         let mut fields = Fields::new();
         while let (Some(name), Some(value)) = (flat.next(), flat.next()) {
             fields.insert(name.as_string().unwrap_or_default(), value);

@@ -1,12 +1,15 @@
 //! The scripts of `lua/`: joined with what they share, sent by hash, and sent whole when the
 //! server does not have them.
 
-use std::sync::LazyLock;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use fred::bytes_utils::Str;
 use fred::prelude::*;
 
+use super::connection::Connection;
+use super::reply::Reply;
 use super::{Store, StoreError, keys};
 use crate::telemetry::metrics;
 
@@ -44,11 +47,12 @@ macro_rules! script {
 }
 
 // `allow-oom`: what ends or proves something must work when memory is full. A script with neither
-// flag is refused by a full server before its first line, so it never stops half way.
+// flag is refused by a full server before its first line, so it never stops half way. A script with
+// `no-writes` is answered even by a server that others have taken the place of, with what was.
 script!(CREATE, "session_create", "", [BUCKET, RECORD, FEED, SESSION, DESCRIBE]);
 script!(ROTATE, "session_rotate", "allow-oom", [BUCKET, RECORD, FEED, SESSION]);
-script!(LIVE, "session_live", "no-writes", [BUCKET, RECORD, SESSION]);
-script!(LIST, "session_list", "no-writes", [BUCKET, RECORD, SESSION, DESCRIBE]);
+script!(LIVE, "session_live", "allow-oom", [BUCKET, RECORD, SESSION]);
+script!(LIST, "session_list", "allow-oom", [BUCKET, RECORD, SESSION, DESCRIBE]);
 script!(UPDATE, "session_update", "", [BUCKET, RECORD, SESSION, DESCRIBE]);
 script!(TOUCH, "session_touch", "", [BUCKET, RECORD, SESSION]);
 script!(REVOKE, "session_revoke", "allow-oom", [BUCKET, RECORD, FEED, SESSION]);
@@ -56,33 +60,60 @@ script!(REVOKE_ALL, "session_revoke_all", "allow-oom", [BUCKET, RECORD, FEED, SE
 script!(EVERYTHING, "revoke_everything", "allow-oom", [BUCKET, RECORD, FEED]);
 script!(SWEEP, "session_sweep", "allow-oom", [BUCKET, RECORD, SESSION]);
 script!(HEARTBEAT, "feed_heartbeat", "allow-oom", [BUCKET]);
+script!(ASSERT, "feed_assert", "allow-oom", [BUCKET, RECORD, FEED, SESSION]);
+script!(CONFIRM, "feed_confirm", "allow-oom", [BUCKET]);
 script!(TAIL, "feed_tail", "no-writes", [BUCKET]);
 
+/// So many commands in a row fail in a bucket before the next ones are refused unsent.
+const FAILURES: u32 = 5;
+
 impl Store {
-    /// Runs a script in a bucket. `NOSCRIPT` means that nothing ran, so sending it whole is safe.
+    /// Runs a script in a bucket. While its server does not answer, only heartbeats still ask.
     pub(super) async fn run(
         &self,
         script: &Script,
         bucket: u8,
         arguments: Vec<Value>,
-    ) -> Result<Vec<Value>, StoreError> {
+    ) -> Result<Reply, StoreError> {
+        let failures = &self.failures[usize::from(bucket)];
+        if failures.load(Ordering::Relaxed) >= FAILURES && script.name != HEARTBEAT.name {
+            return Err(StoreError::Unavailable("it has not answered lately".to_owned()));
+        }
+        let result = self.run_on(self.commands.next(), script, bucket, arguments).await;
+        match &result {
+            Err(StoreError::Unavailable(_)) => {
+                failures.fetch_add(1, Ordering::Relaxed);
+            }
+            _ => failures.store(0, Ordering::Relaxed),
+        }
+        result
+    }
+
+    /// Runs a script on a connection. `NOSCRIPT` means that nothing ran, so sending it whole is safe.
+    pub(super) async fn run_on(
+        &self,
+        connection: &Arc<Connection>,
+        script: &Script,
+        bucket: u8,
+        arguments: Vec<Value>,
+    ) -> Result<Reply, StoreError> {
         let start = Instant::now();
         let retention = i64::try_from(self.retention.as_millis()).unwrap_or(i64::MAX);
         let mut args = Vec::with_capacity(arguments.len() + 1);
         args.push(Value::from(retention));
         args.extend(arguments);
-        let key = keys::feed(bucket);
+        let (key, client) = (keys::feed(bucket), connection.client());
         #[cfg(feature = "mutations")]
         let key = crate::mutation::keys(key);
-        let client = self.pool.next();
         let mut result: Result<Value, Error> =
             client.evalsha(script.sha.clone(), key.clone(), args.clone()).await;
         if matches!(&result, Err(error) if error.details().starts_with("NOSCRIPT")) {
             result = client.eval(script.source.clone(), key, args).await;
         }
+        connection.note(bucket, result.is_ok());
         metrics::redis_command(script.name, start.elapsed(), result.is_ok());
         match result? {
-            Value::Array(reply) => Ok(reply),
+            Value::Array(values) => Ok(Reply::new(script.name, values, Arc::clone(connection))),
             _ => Err(StoreError::Reply { script: script.name, problem: "not a list" }),
         }
     }
@@ -107,6 +138,8 @@ mod tests {
             &EVERYTHING,
             &SWEEP,
             &HEARTBEAT,
+            &ASSERT,
+            &CONFIRM,
             &TAIL,
         ];
         let files = std::fs::read_dir(dir).unwrap().filter(|entry| {

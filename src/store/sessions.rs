@@ -9,7 +9,7 @@ pub use super::reply::Record;
 use super::reply::{Fields, Reply};
 use super::{Store, StoreError, keys, scripts};
 use crate::config::OnLimit;
-use crate::model::{EndCause, Location, Session, SessionId, Timestamp, UserId};
+use crate::model::{EndCause, Location, Revocation, Session, SessionId, Timestamp, UserId};
 use crate::token::handle::Seed;
 
 fn policy(on_limit: OnLimit) -> &'static str {
@@ -187,8 +187,7 @@ impl Store {
         if !session.claims.is_empty() {
             field("e", serde_json::Value::Object(session.claims.clone()).to_string().into());
         }
-        let mut reply =
-            Reply::new("session_create", self.run(&scripts::CREATE, bucket, args).await?);
+        let mut reply = self.run(&scripts::CREATE, bucket, args).await?;
         let outcome = reply.text()?;
         let sid = reply.session_id()?;
         let user = reply.text()?;
@@ -200,7 +199,7 @@ impl Store {
                     (issued, issued, issued);
                 session.expires = reply.time()?;
                 reply.time()?;
-                let evicted = Reply::new("session_create", reply.list()?).session_ids()?;
+                let evicted = reply.list()?.session_ids()?;
                 Ok(Created::New { issued, session, evicted })
             }
             "replayed" => {
@@ -243,10 +242,10 @@ impl Store {
         // Beside the script and not in it, because a script has to take every field into its hands.
         // Neither order matters: what a rotation changes of the record, it also replies.
         let key = keys::session(bucket, sid);
-        let (values, fields) = tokio::join!(self.run(&scripts::ROTATE, bucket, args), async {
-            self.pool.hgetall::<Fields, _>(key).await
-        });
-        let mut reply = Reply::new("session_rotate", values?);
+        let (mut reply, fields) =
+            tokio::try_join!(self.run(&scripts::ROTATE, bucket, args), async {
+                Ok(self.commands.next().client().hgetall::<Fields, _>(key).await?)
+            })?;
         let outcome = reply.text()?;
         let echoed = reply.session_id()?;
         reply.must_echo(echoed == sid)?;
@@ -267,7 +266,6 @@ impl Store {
         let issued = reply.time()?;
         let expires = reply.time()?;
         let granted = reply.number()?;
-        let fields = fields?;
         if fields.is_empty() {
             // It was ended a moment ago.
             return Ok(Err(Refused::Revoked));
@@ -287,7 +285,7 @@ impl Store {
         sid: SessionId,
     ) -> Result<Option<UserId>, StoreError> {
         let args = vec![sid.to_string().into()];
-        let mut reply = Reply::new("session_live", self.run(&scripts::LIVE, bucket, args).await?);
+        let mut reply = self.run(&scripts::LIVE, bucket, args).await?;
         let outcome = reply.text()?;
         let echoed = reply.session_id()?;
         reply.must_echo(echoed == sid)?;
@@ -301,9 +299,9 @@ impl Store {
     /// The live sessions of a user, the last active first.
     pub async fn session_list(&self, user: &UserId) -> Result<Vec<Session>, StoreError> {
         let args = vec![user.as_str().into()];
-        let values = self.run(&scripts::LIST, self.bucket_of(user), args).await?;
-        let mut reply = Reply::new("session_list", values);
-        let (_, echoed) = (reply.text()?, reply.text()?);
+        let mut reply = self.run(&scripts::LIST, self.bucket_of(user), args).await?;
+        reply.must_be("listed")?;
+        let echoed = reply.text()?;
         reply.must_echo(echoed == user.as_str())?;
         sessions(reply, user)
     }
@@ -327,8 +325,7 @@ impl Store {
             flag.into(),
             idle.into(),
         ];
-        let values = self.run(&scripts::UPDATE, self.bucket_of(owner), args).await?;
-        let mut reply = Reply::new("session_update", values);
+        let mut reply = self.run(&scripts::UPDATE, self.bucket_of(owner), args).await?;
         let outcome = reply.text()?;
         let echoed = reply.session_id()?;
         let same = echoed == sid && reply.text()? == owner.as_str();
@@ -375,45 +372,42 @@ impl Store {
         cause: EndCause,
     ) -> Result<bool, StoreError> {
         let args = vec![sid.to_string().into(), owner.as_str().into(), cause.as_str().into()];
-        let values = self.run(&scripts::REVOKE, self.bucket_of(owner), args).await?;
-        let mut reply = Reply::new("session_revoke", values);
+        let mut reply = self.run(&scripts::REVOKE, self.bucket_of(owner), args).await?;
         let outcome = reply.text()?;
         let same = reply.session_id()? == sid && reply.text()? == owner.as_str();
         reply.must_echo(same)?;
         Ok(outcome == "ended")
     }
 
-    /// Ends every session of a user, except for one. Returns those that it ended.
+    /// Ends every session of a user, except for one. Returns those that it ended, and what it said.
     pub async fn session_revoke_all(
         &self,
         user: &UserId,
         kept: Option<SessionId>,
         cause: EndCause,
-    ) -> Result<Vec<SessionId>, StoreError> {
-        let kept = kept.map_or_else(|| "-".to_owned(), |sid| sid.to_string());
-        let args = vec![user.as_str().into(), kept.into(), cause.as_str().into()];
-        let values = self.run(&scripts::REVOKE_ALL, self.bucket_of(user), args).await?;
-        let mut reply = Reply::new("session_revoke_all", values);
-        let (_, echoed) = (reply.text()?, reply.text()?);
+    ) -> Result<(Vec<SessionId>, Revocation), StoreError> {
+        let spared = kept.map_or_else(|| "-".to_owned(), |sid| sid.to_string());
+        let args = vec![user.as_str().into(), spared.into(), cause.as_str().into()];
+        let mut reply = self.run(&scripts::REVOKE_ALL, self.bucket_of(user), args).await?;
+        reply.must_be("ended")?;
+        let echoed = reply.text()?;
         reply.must_echo(echoed == user.as_str())?;
-        reply.session_ids()
+        let revocation = Revocation::User { user: user.clone(), before: reply.time()?, kept };
+        Ok((reply.session_ids()?, revocation))
     }
 
-    /// Everything that was issued before now is dead: one write a bucket.
-    pub async fn revoke_everything(&self) -> Result<(), StoreError> {
-        let writes = (0..self.buckets).map(|bucket| {
-            let bucket = u8::try_from(bucket).unwrap_or(u8::MAX);
-            self.run(&scripts::EVERYTHING, bucket, Vec::new())
-        });
-        futures::future::try_join_all(writes).await.map(drop)
+    /// Everything in a bucket that was issued before now is dead. Returns what it said.
+    pub async fn revoke_everything(&self, bucket: u8) -> Result<Revocation, StoreError> {
+        let mut reply = self.run(&scripts::EVERYTHING, bucket, Vec::new()).await?;
+        reply.must_be("ended")?;
+        Ok(Revocation::Everything { before: reply.time()? })
     }
 
     /// Clears away a batch of what has ended.
     pub async fn session_sweep(&self, bucket: u8) -> Result<Swept, StoreError> {
         const BATCH: i64 = 200;
-        let values = self.run(&scripts::SWEEP, bucket, vec![BATCH.into()]).await?;
-        let mut reply = Reply::new("session_sweep", values);
-        reply.text()?;
+        let mut reply = self.run(&scripts::SWEEP, bucket, vec![BATCH.into()]).await?;
+        reply.must_be("swept")?;
         Ok(Swept { ended: reply.number()?, more: reply.number()? == 1, active: reply.number()? })
     }
 }

@@ -181,6 +181,11 @@ pub(crate) fn revocations_coarsened() {
     counter!("gatehouse_revocations_coarsened_total").increment(1);
 }
 
+/// Revocations that the store had lost were made again.
+pub(crate) fn revocations_reasserted(count: u64) {
+    counter!("gatehouse_revocations_reasserted_total").increment(count);
+}
+
 /// The feed was read anew.
 pub(crate) fn feed_resync() {
     counter!("gatehouse_feed_resyncs_total").increment(1);

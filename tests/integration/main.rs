@@ -6,6 +6,9 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod harness;
+
+#[path = "../faults/mod.rs"]
+mod faults;
 #[path = "../model/mod.rs"]
 mod model;
 

@@ -85,7 +85,10 @@ async fn a_redis_that_would_lose_sessions_is_refused() {
     assert!(!refused.status.success());
     assert!(stderr(&refused).contains("maxmemory-policy is allkeys-lru"), "{}", stderr(&refused));
     redis.cli(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
-    redis.cli(&["HSET", "gh:meta", "schema", "1", "buckets", "32"]);
+    redis.cli(&["HSET", "gh:meta", "schema", "1", "buckets", "16"]);
+    let refused = gatehouse(&serve);
+    assert!(stderr(&refused).contains("laid out by schema 1"), "{}", stderr(&refused));
+    redis.cli(&["HSET", "gh:meta", "schema", "2", "buckets", "32"]);
     let refused = gatehouse(&serve);
     assert!(
         stderr(&refused).contains("set redis.buckets to what it was set up with"),

@@ -182,9 +182,7 @@ pub(crate) fn reuse(history: &History) -> Vec<Violation> {
             match op.outcome {
                 Outcome::Granted { .. } => {
                     let before = |least: u32| {
-                        let granted = |old: &&&Op| {
-                            matches!(old.outcome, Outcome::Granted { generation, .. } if generation >= least)
-                        };
+                        let granted = |old: &&&Op| matches!(old.outcome, Outcome::Granted { generation, .. } if generation >= least);
                         ops.iter().filter(granted).map(|old| old.ret).min().unwrap_or(NEVER)
                     };
                     let in_use = ops.iter().any(|old| {
@@ -316,7 +314,11 @@ pub(crate) fn phantom_loss(history: &History) -> Vec<Violation> {
             found.push(about(NAME, op, Some(session), format!("s{session} had not ended: {op}")));
         }
         let lost = match (&op.action, &op.outcome) {
-            (Action::Refresh { foreign, .. }, Outcome::Refused(Refusal::Invalid)) => !foreign,
+            (Action::Refresh { foreign, .. }, Outcome::Refused(Refusal::Invalid)) => {
+                // Another client has just rotated it, and that one alone is told the successor.
+                let other = |op: &Op| matches!(op.action, Action::Refresh { foreign: true, .. });
+                !foreign && !history.about(op.user, Some(session)).any(other)
+            }
             (_, Outcome::Missing | Outcome::Refused(Refusal::Expired)) => {
                 history.promise.long_lived
             }
@@ -365,10 +367,8 @@ pub(crate) fn monotone(history: &History) -> Vec<Violation> {
     }
     let mut granted: Vec<(&Op, Sid, u32, u64)> = Vec::new();
     for op in &history.ops {
-        if let (
-            Action::Refresh { session, .. },
-            Outcome::Granted { generation, issued, .. },
-        ) = (&op.action, &op.outcome)
+        if let (Action::Refresh { session, .. }, Outcome::Granted { generation, issued, .. }) =
+            (&op.action, &op.outcome)
         {
             granted.push((op, *session, *generation, *issued));
         }
@@ -378,7 +378,8 @@ pub(crate) fn monotone(history: &History) -> Vec<Violation> {
         let before = granted[..i].iter().filter(|(old, ..)| old.ret < op.call);
         for (old, of, was, at) in before.filter(|(old, ..)| old.user == op.user) {
             if of == session && was > generation {
-                let what = format!("generation {generation} came after {was}:\n      {old}\n      {op}");
+                let what =
+                    format!("generation {generation} came after {was}:\n      {old}\n      {op}");
                 found.push(about(NAME, op, Some(*session), what));
             } else if at > issued {
                 let what = format!("issued at {issued}, {at} before:\n      {old}\n      {op}");

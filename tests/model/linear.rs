@@ -28,7 +28,10 @@ pub(crate) enum Verdict {
 enum Session {
     Unborn,
     /// `foreign`: the last client to rotate was another one than the first.
-    Live { generation: u32, foreign: bool },
+    Live {
+        generation: u32,
+        foreign: bool,
+    },
     Revoked,
     Reused,
 }
@@ -77,11 +80,10 @@ impl Facts {
     fn victims(&self, state: &State) -> Vec<usize> {
         let live = |session: &usize| matches!(state[*session], Session::Live { .. });
         let all = 0..state.len();
-        let oldest = all
-            .clone()
-            .filter(live)
-            .filter(|session| self.known[*session].is_some())
-            .min_by_key(|session| self.known[*session].as_ref().map(|(_, at, name)| (*at, name)));
+        let oldest =
+            all.clone().filter(live).filter(|session| self.known[*session].is_some()).min_by_key(
+                |session| self.known[*session].as_ref().map(|(_, at, name)| (*at, name)),
+            );
         let age = oldest.and_then(|session| self.known[session].as_ref()).map(|known| known.1);
         let unknown = all.filter(live).filter(|session| {
             self.known[*session].is_none() && age.is_none_or(|age| self.asked[*session] <= age)
@@ -253,13 +255,8 @@ pub(crate) fn check(history: &History, user: usize) -> Verdict {
     let mut ops: Vec<&Op> = history.ops.iter().filter(matters).collect();
     ops.sort_by_key(|op| op.call);
     let facts = Facts::new(history, &ops);
-    let mut search = Search {
-        facts: &facts,
-        ops: &ops,
-        seen: HashSet::new(),
-        steps: 0,
-        deepest: (0, None),
-    };
+    let mut search =
+        Search { facts: &facts, ops: &ops, seen: HashSet::new(), steps: 0, deepest: (0, None) };
     let mut done = vec![false; ops.len()];
     let known = ops.iter().filter(|op| op.ret != NEVER).count();
     match search.run(&mut done, &vec![Session::Unborn; facts.known.len()], 0, known) {
@@ -288,7 +285,13 @@ struct Search<'a> {
 
 impl<'a> Search<'a> {
     /// `None` when it takes too long. `left` counts the operations whose outcome is known.
-    fn run(&mut self, done: &mut [bool], state: &State, ordered: usize, left: usize) -> Option<bool> {
+    fn run(
+        &mut self,
+        done: &mut [bool],
+        state: &State,
+        ordered: usize,
+        left: usize,
+    ) -> Option<bool> {
         if left == 0 {
             return Some(true);
         }

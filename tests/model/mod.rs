@@ -34,11 +34,6 @@ fn number(variable: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
 }
 
-/// Whether a failover that loses writes is one of the faults.
-fn failovers() -> bool {
-    number("GATEHOUSE_MODEL_FAILOVER") == Some(1)
-}
-
 /// Runs seeds, a few at a time, and says how far it is.
 async fn seeds(seeds: Vec<u64>, mutation: &str) -> Vec<Report> {
     let (start, all) = (Instant::now(), seeds.len());

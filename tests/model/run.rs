@@ -12,7 +12,9 @@ use tokio::task::block_in_place;
 
 use super::LEEWAY;
 use super::faults::{self, Weather};
-use super::history::{Action, Event, History, NEVER, Op, Outcome, Promise, Rest, Sid, Span, Time, micros};
+use super::history::{
+    Action, Event, History, NEVER, Op, Outcome, Promise, Rest, Sid, Span, Time, micros,
+};
 use super::house::{APART_MS, GATEWAYS, House};
 use super::invariants::{self, Violation};
 use super::linear::{self, Verdict};
@@ -33,11 +35,11 @@ pub(crate) struct Plan {
 impl Plan {
     /// The weather comes with the seed.
     pub(crate) fn of(seed: u64, mutation: &str) -> Self {
-        let weather = match seed % 5 {
+        let weather = match seed % 6 {
             0 => Weather::Calm,
-            1 | 2 => Weather::Rough,
+            1 | 4 => Weather::Rough,
+            2 => Weather::Failover,
             3 => Weather::Isolated,
-            _ if super::failovers() => Weather::Failover,
             _ => Weather::ShortLived,
         };
         let length = Duration::from_secs(if weather == Weather::ShortLived { 8 } else { 5 });

@@ -290,8 +290,7 @@ impl Client {
                     if next.session != session {
                         world.surprise("a refresh", status, body);
                     }
-                    let (generation, token) =
-                        (next.generation, xxh3_64(next.refresh.as_bytes()));
+                    let (generation, token) = (next.generation, xxh3_64(next.refresh.as_bytes()));
                     let issued = claims(&next.access)?.1;
                     world.book().learn(next);
                     Some(Outcome::Granted { generation, token, issued })
@@ -443,4 +442,3 @@ pub(crate) async fn check_all(world: &Arc<World>, tokens: &[Token]) -> Vec<Op> {
         .collect()
         .await
 }
-
