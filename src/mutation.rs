@@ -19,7 +19,7 @@ pub enum Mutation {
     Rotation,
     /// m3: a revocation does not enter the stream.
     Feed,
-    /// m4: a gap in the feed is read over.
+    /// m4: a reader goes on from where it was, whatever is missing there.
     Cursor,
     /// m5: after a failover nothing is asserted again.
     Reassert,

@@ -1,6 +1,7 @@
 //! What goes wrong in a run, by the dice of its seed.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -21,7 +22,9 @@ pub(crate) enum Weather {
     Calm,
     /// Processes die, stop and lose their connections.
     Rough,
-    /// The same, with sessions that expire meanwhile.
+    /// The same, but the gateways live.
+    Steady,
+    /// Rough, with sessions that expire meanwhile.
     ShortLived,
     /// A gateway is left with a server that history has passed by.
     Isolated,
@@ -70,11 +73,15 @@ fn plan(weather: Weather, dice: &mut Rng, length: Time) -> Vec<(Time, Fault)> {
     let gateway = dice.usize(..GATEWAYS);
     match weather {
         Weather::Calm => Vec::new(),
-        Weather::Rough | Weather::ShortLived => {
+        Weather::Rough | Weather::ShortLived | Weather::Steady => {
             let count = dice.usize(1..4);
             let mut times: Vec<Time> = (0..count).map(|_| dice.u64(length / 8..length)).collect();
             times.sort_unstable();
-            times.into_iter().map(|at| (at, Fault::roll(dice))).collect()
+            let lives = |fault: &Fault| {
+                weather != Weather::Steady || !matches!(fault, Fault::RestartGateway(_))
+            };
+            let faults = times.into_iter().map(|at| (at, Fault::roll(dice)));
+            faults.filter(|(_, fault)| lives(fault)).collect()
         }
         Weather::Isolated => {
             let length_of_it = Duration::from_millis(dice.u64(1800..2500));
@@ -176,6 +183,7 @@ async fn one(world: &Arc<World>, fault: Fault, life: usize, spans: &mut Vec<Span
             tokio::time::sleep(lost).await;
             block_in_place(|| {
                 primary.kill();
+                world.hushed.store(true, Ordering::Relaxed);
                 house.promote();
             });
             let writes = || async {

@@ -140,10 +140,12 @@ impl Facts {
                     (Outcome::Created { .. } | Outcome::Unknown, Session::Unborn) => {
                         self.born(state, session)
                     }
-                    // Sent again before its tokens were used.
-                    (Outcome::Created { .. }, Session::Live { generation: 1, .. }) => same(),
-                    (Outcome::Conflict, Session::Live { generation: 2.., .. })
-                    | (Outcome::Conflict, Session::Revoked | Session::Reused) => same(),
+                    // Sent again before its tokens were used, or after.
+                    (Outcome::Created { .. }, Session::Live { generation: 1, .. })
+                    | (
+                        Outcome::Conflict,
+                        Session::Live { generation: 2.., .. } | Session::Revoked | Session::Reused,
+                    ) => same(),
                     _ => Vec::new(),
                 }
             }
@@ -151,7 +153,7 @@ impl Facts {
                 let Some(&session) = self.of_sid.get(session) else {
                     return same();
                 };
-                self.refresh(state, session, *generation, *foreign, &op.outcome)
+                refresh(state, session, *generation, *foreign, &op.outcome)
             }
             Action::Revoke { session } => match self.of_sid.get(session) {
                 None => same(),
@@ -184,52 +186,6 @@ impl Facts {
         }
     }
 
-    fn refresh(
-        &self,
-        state: &State,
-        session: usize,
-        presented: u32,
-        by_foreign: bool,
-        outcome: &Outcome,
-    ) -> Vec<State> {
-        let after = |new: Session| {
-            let mut state = state.clone();
-            state[session] = new;
-            state
-        };
-        let Session::Live { generation, foreign } = state[session] else {
-            let told = match (state[session], outcome) {
-                (_, Outcome::Unknown)
-                | (Session::Reused, Outcome::Refused(Refusal::Reused))
-                // The record may be gone when it is read, whatever ended it.
-                | (Session::Revoked | Session::Reused, Outcome::Refused(Refusal::Revoked)) => true,
-                _ => false,
-            };
-            return if told { vec![state.clone()] } else { Vec::new() };
-        };
-        let rotated = || after(Session::Live { generation: presented + 1, foreign: by_foreign });
-        let last = presented + 1 == generation;
-        match outcome {
-            Outcome::Granted { generation: next, .. } if presented == generation => {
-                if *next == presented + 1 { vec![rotated()] } else { Vec::new() }
-            }
-            Outcome::Granted { generation: next, .. } if last && by_foreign == foreign => {
-                if *next == generation { vec![state.clone()] } else { Vec::new() }
-            }
-            Outcome::Refused(Refusal::Reused) if presented < generation => {
-                vec![after(Session::Reused)]
-            }
-            Outcome::Refused(Refusal::Invalid) if last && by_foreign != foreign => {
-                vec![state.clone()]
-            }
-            Outcome::Unknown if presented == generation => vec![rotated()],
-            // Whether it is too late for the last one is a matter of time, which is not known.
-            Outcome::Unknown if last => vec![after(Session::Reused)],
-            Outcome::Unknown if presented < generation => vec![after(Session::Reused)],
-            _ => Vec::new(),
-        }
-    }
-
     fn lists(&self, state: &State, sids: &[Sid]) -> bool {
         let live = state.iter().enumerate().filter(|(_, s)| matches!(s, Session::Live { .. }));
         let (known, unknown): (Vec<_>, Vec<_>) =
@@ -240,6 +196,52 @@ impl Facts {
             self.known[*session].as_ref().is_some_and(|(sid, ..)| sids.contains(sid))
         });
         all && listed == known.len() && sids.len() - listed == unknown.len()
+    }
+}
+
+/// The states after a refresh, if it can be answered as it was.
+fn refresh(
+    state: &State,
+    session: usize,
+    presented: u32,
+    by_foreign: bool,
+    outcome: &Outcome,
+) -> Vec<State> {
+    let after = |new: Session| {
+        let mut state = state.clone();
+        state[session] = new;
+        state
+    };
+    let Session::Live { generation, foreign } = state[session] else {
+        let told = match (state[session], outcome) {
+            (_, Outcome::Unknown)
+            | (Session::Reused, Outcome::Refused(Refusal::Reused))
+            // The record may be gone when it is read, whatever ended it.
+            | (Session::Revoked | Session::Reused, Outcome::Refused(Refusal::Revoked)) => true,
+            _ => false,
+        };
+        return if told { vec![state.clone()] } else { Vec::new() };
+    };
+    let rotated = || after(Session::Live { generation: presented + 1, foreign: by_foreign });
+    let last = presented + 1 == generation;
+    match outcome {
+        Outcome::Granted { generation: next, .. } if presented == generation => {
+            if *next == presented + 1 { vec![rotated()] } else { Vec::new() }
+        }
+        Outcome::Granted { generation: next, .. } if last && by_foreign == foreign => {
+            if *next == generation { vec![state.clone()] } else { Vec::new() }
+        }
+        Outcome::Refused(Refusal::Reused) if presented < generation => {
+            vec![after(Session::Reused)]
+        }
+        Outcome::Refused(Refusal::Invalid) if last && by_foreign != foreign => {
+            vec![state.clone()]
+        }
+        Outcome::Unknown if presented == generation => vec![rotated()],
+        // Whether it is too late for the last one is a matter of time, which is not known.
+        Outcome::Unknown if last => vec![after(Session::Reused)],
+        Outcome::Unknown if presented < generation => vec![after(Session::Reused)],
+        _ => Vec::new(),
     }
 }
 
@@ -283,7 +285,7 @@ struct Search<'a> {
     deepest: (usize, Option<&'a Op>),
 }
 
-impl<'a> Search<'a> {
+impl Search<'_> {
     /// `None` when it takes too long. `left` counts the operations whose outcome is known.
     fn run(
         &mut self,

@@ -12,7 +12,10 @@ mod history;
 mod house;
 mod invariants;
 mod linear;
+#[cfg(feature = "mutations")]
+mod mutants;
 mod run;
+mod soak;
 mod workload;
 
 use std::env;

@@ -46,7 +46,7 @@ impl Plan {
         Self { seed, weather, length, mutation: mutation.to_owned() }
     }
 
-    fn settings(&self) -> Vec<String> {
+    pub(crate) fn settings(&self) -> Vec<String> {
         let mut settings = vec![
             "log.level=info",
             "redis.timeout=250ms",
@@ -102,7 +102,7 @@ pub(crate) struct Report {
 pub(crate) async fn run(plan: &Plan) -> Report {
     let replica = matches!(plan.weather, Weather::Isolated | Weather::Failover);
     let house = House::start(&plan.settings(), replica, &plan.mutation).await;
-    let world = Arc::new(World::new(house, "u"));
+    let world = Arc::new(World::new(Arc::new(house), "u"));
     round(plan, &world).await
 }
 

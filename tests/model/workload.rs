@@ -1,6 +1,7 @@
 //! Clients that use, refresh, end and steal sessions, by the dice of a seed.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -74,7 +75,7 @@ impl Book {
 
 /// A run as its clients share it.
 pub(crate) struct World {
-    pub(crate) house: House,
+    pub(crate) house: Arc<House>,
     start: Instant,
     /// Milliseconds of the wall clock at the start.
     pub(crate) epoch: u64,
@@ -82,12 +83,14 @@ pub(crate) struct World {
     pub(crate) prefix: String,
     pub(crate) book: Mutex<Book>,
     pub(crate) ops: Mutex<Vec<Op>>,
+    /// From now on nobody begins or ends a session: what was lost has to come back by itself.
+    pub(crate) hushed: AtomicBool,
     /// Answers that nobody should give.
     pub(crate) surprises: Mutex<Vec<String>>,
 }
 
 impl World {
-    pub(crate) fn new(house: House, prefix: &str) -> Self {
+    pub(crate) fn new(house: Arc<House>, prefix: &str) -> Self {
         let book = Book { sessions: vec![Vec::new(); USERS], ..Book::default() };
         Self {
             house,
@@ -96,6 +99,7 @@ impl World {
             prefix: prefix.to_owned(),
             book: Mutex::new(book),
             ops: Mutex::default(),
+            hushed: AtomicBool::new(false),
             surprises: Mutex::default(),
         }
     }
@@ -194,10 +198,13 @@ impl Client {
             _ => PATIENCE,
         };
         let die = self.dice.u8(..100);
-        let Some(token) = self.pick(user, die % 7 == 0) else {
+        let Some(token) = self.pick(user, die.is_multiple_of(7)) else {
             return self.create(gateway, user, patience).await;
         };
         match die {
+            68..86 if self.world.hushed.load(Ordering::Relaxed) => {
+                self.refresh(gateway, &token, patience).await
+            }
             0..38 => {
                 let strict = die < 6;
                 self.world.check(self.number, gateway, &token, strict, patience).await
@@ -358,7 +365,7 @@ impl Client {
         Call { client: self.number, gateway, user, action: Action::List }
             .send(&world, sent.timeout(patience), |status, body| {
                 let sessions = body["sessions"].as_array().filter(|_| status == 200)?;
-                let ids = sessions.iter().map(|session| Some(session["id"].as_str()?));
+                let ids = sessions.iter().map(|session| session["id"].as_str());
                 let ids: Vec<&str> = ids.collect::<Option<_>>()?;
                 Some(Outcome::Listed(ids.iter().map(|id| world.book().sid(id)).collect()))
             })
