@@ -25,6 +25,8 @@ pub mod config;
 pub mod grpc;
 pub mod http;
 pub mod model;
+#[cfg(feature = "mutations")]
+pub mod mutation;
 pub mod sessions;
 pub mod state;
 pub mod store;

@@ -137,6 +137,7 @@ impl Gateway {
     pub(crate) fn measure(&self) {
         let Check { freshness, revocations, .. } = &self.check;
         metrics::feed(freshness.worst(), revocations.len(), self.store.is_up());
+        metrics::tasks(tokio::runtime::Handle::current().metrics().num_alive_tasks());
     }
 
     /// Each part, and what keeps it from being of use.

@@ -11,6 +11,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{Freshness, Revocations};
 use crate::model::Revocation;
+#[cfg(feature = "mutations")]
+use crate::mutation::{self, Mutation};
 use crate::store::feed::Position;
 use crate::store::{Store, StoreError};
 use crate::telemetry::metrics;
@@ -117,6 +119,10 @@ impl Follower {
     }
 
     async fn assert(&self, bucket: u8, revocations: &[Revocation]) -> Result<(), StoreError> {
+        #[cfg(feature = "mutations")]
+        if mutation::is(Mutation::Reassert) {
+            return Ok(());
+        }
         let lost = self.store.feed_assert(bucket, revocations).await?;
         for revocation in revocations {
             self.revocations.seen(revocation);
@@ -161,7 +167,10 @@ impl Follower {
                 let Some(at) = positions.iter_mut().find(|at| at.bucket == entry.bucket) else {
                     return;
                 };
-                if entry.mark.seq != at.mark.seq + 1 || entry.previous != at.mark.id {
+                let gap = entry.mark.seq != at.mark.seq + 1 || entry.previous != at.mark.id;
+                #[cfg(feature = "mutations")]
+                let gap = gap && !mutation::is(Mutation::Cursor);
+                if gap {
                     return;
                 }
                 at.mark = entry.mark;

@@ -66,6 +66,10 @@ impl Freshness {
     }
 
     fn lose(&self, bucket: u8) {
+        #[cfg(feature = "mutations")]
+        if crate::mutation::is(crate::mutation::Mutation::Cursor) {
+            return;
+        }
         self.lost[usize::from(bucket) % self.lost.len()].notify_one();
     }
 

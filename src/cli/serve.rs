@@ -23,6 +23,8 @@ use crate::telemetry::{self, metrics};
 use crate::token::KeyRing;
 
 pub(super) fn run(config: Config) -> anyhow::Result<()> {
+    #[cfg(feature = "mutations")]
+    crate::mutation::announce();
     telemetry::init_logs(&config.log.level, config.log.format == LogFormat::Json)
         .with_context(|| format!("log.level: {:?} is not understood", config.log.level))?;
     // Before the runtime: its thread has to outlive everything else.

@@ -14,7 +14,10 @@ impl Timestamp {
     #[expect(clippy::disallowed_methods, reason = "this is what the others are to use instead")]
     pub fn now() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+        let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        #[cfg(feature = "mutations")]
+        let millis = crate::mutation::clock(millis);
+        Self(millis)
     }
 
     /// Whole seconds since the Unix epoch: an RFC 7519 `NumericDate`.

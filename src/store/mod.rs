@@ -11,6 +11,8 @@ mod connection;
 pub mod embedded;
 pub mod feed;
 mod keys;
+#[cfg(feature = "mutations")]
+mod mutations;
 mod reply;
 mod scripts;
 pub mod sessions;

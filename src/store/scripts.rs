@@ -36,12 +36,13 @@ impl Text {
 
 impl Script {
     fn new(name: &'static str, flags: &str, shared: &[&str], body: &str) -> Self {
-        let (flags, shared) = (format!("#!lua flags={flags}\n"), shared.concat());
-        Self {
-            name,
-            plain: Text::new(format!("{flags}{shared}\n{body}")),
-            clustered: Text::new(format!("{flags}{SETTLED}{shared}\n{body}")),
-        }
+        let text = |first: &str| {
+            let source = format!("#!lua flags={flags}\n{first}{}\n{body}", shared.concat());
+            #[cfg(feature = "mutations")]
+            let source = crate::mutation::script(name, source);
+            Text::new(source)
+        };
+        Self { name, plain: text(""), clustered: text(SETTLED) }
     }
 }
 
@@ -62,11 +63,12 @@ macro_rules! script {
 }
 
 // `allow-oom`: what ends or proves something must work when memory is full. A script with neither
-// flag is refused by a full server before its first line, so it never stops half way.
+// flag is refused by a full server before its first line, so it never stops half way. A script with
+// `no-writes` is answered even by a server that others have taken the place of, with what was.
 script!(CREATE, "session_create", "", [BUCKET, RECORD, FEED, SESSION, DESCRIBE]);
 script!(ROTATE, "session_rotate", "allow-oom", [BUCKET, RECORD, FEED, SESSION]);
 script!(LIVE, "session_live", "allow-oom", [BUCKET, RECORD, SESSION]);
-script!(LIST, "session_list", "no-writes", [BUCKET, RECORD, SESSION, DESCRIBE]);
+script!(LIST, "session_list", "allow-oom", [BUCKET, RECORD, SESSION, DESCRIBE]);
 script!(UPDATE, "session_update", "", [BUCKET, RECORD, SESSION, DESCRIBE]);
 script!(TOUCH, "session_touch", "", [BUCKET, RECORD, SESSION]);
 script!(REVOKE, "session_revoke", "allow-oom", [BUCKET, RECORD, FEED, SESSION]);
@@ -138,6 +140,8 @@ impl Store {
         args.extend(arguments);
         let (key, client) = (keys::feed(bucket), connection.client());
         let text = if self.topology.is_cluster() { &script.clustered } else { &script.plain };
+        #[cfg(feature = "mutations")]
+        let key = crate::mutation::keys(key);
         let mut result: Result<Value, Error> =
             client.evalsha(text.sha.clone(), key.clone(), args.clone()).await;
         if matches!(&result, Err(error) if error.details().starts_with("NOSCRIPT")) {

@@ -152,6 +152,8 @@ impl Store {
             "" => String::new(),
             text => short(&digest::digest(&digest::SHA256, text.as_bytes())).to_string(),
         };
+        #[cfg(feature = "mutations")]
+        let limits = self.limits_seen_before(&session.user, limits).await?;
         let mut args: Vec<Value> = vec![
             session.id.to_string().into(),
             session.user.as_str().into(),
@@ -235,6 +237,8 @@ impl Store {
             family.cast_signed().into(),
             i64::from(counts_as_activity).into(),
         ];
+        #[cfg(feature = "mutations")]
+        self.write_what_was_read(bucket, sid).await?;
         // Beside the script and not in it, because a script has to take every field into its hands.
         // Neither order matters: what a rotation changes of the record, it also replies.
         let (key, links) = (keys::session(bucket, sid), self.topology.links(bucket));

@@ -176,6 +176,12 @@ pub(crate) fn feed(staleness: Duration, held: usize, up: bool) {
     gauge!("gatehouse_redis_up").set(if up { 1.0 } else { 0.0 });
 }
 
+/// What runs at the same time.
+pub(crate) fn tasks(alive: usize) {
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+    gauge!("gatehouse_tasks").set(alive as f64);
+}
+
 /// There were more revocations than may be held one by one.
 pub(crate) fn revocations_coarsened() {
     counter!("gatehouse_revocations_coarsened_total").increment(1);

@@ -341,12 +341,23 @@ pub(crate) fn sha256(text: &str) -> String {
 
 /// A gateway process, as soon as it says where it listens.
 pub(crate) async fn spawn(config: &Path, args: &[&str], log: &Path) -> Gateway {
+    spawn_in(&[], config, args, log).await
+}
+
+/// The same in an environment.
+pub(crate) async fn spawn_in(
+    environment: &[(&str, &str)],
+    config: &Path,
+    args: &[&str],
+    log: &Path,
+) -> Gateway {
     let child = Command::new(env!("CARGO_BIN_EXE_gatehouse"))
         .arg("serve")
         .arg("--config")
         .arg(config)
         .args(args)
         .env_remove("RUST_LOG")
+        .envs(environment.iter().copied())
         .stdin(Stdio::null())
         .stderr(File::create(log).unwrap())
         .spawn()

@@ -9,6 +9,8 @@ mod harness;
 
 #[path = "../faults/mod.rs"]
 mod faults;
+#[path = "../model/mod.rs"]
+mod model;
 
 mod admin;
 mod authz;
