@@ -2,8 +2,15 @@
 -- KEYS   1 feed of the bucket
 -- ARGV   1 retention ms, 2 user, 3 sid to keep (- for none), 4 cause
 -- Reply  {ended, user, the last instant that is covered, sid..}
+--        {unknown, user}: the session to keep is not live, so nobody may say this in its name
 -- Works when memory is full.
 local user, kept = ARGV[2], ARGV[3]
+if kept ~= '-' then
+  local owner, created = unpack(redis.call('HMGET', key('session:' .. kept), 'u', 'c'))
+  if owner ~= user or not expiry_of(kept, user, tonumber(created)) then
+    return { 'unknown', user }
+  end
+end
 local ended = { 'ended', user, issued }
 for _, entry in ipairs(redis.call('ZRANGE', key('user:' .. user), 0, -1)) do
   local sid = sid_of(entry)

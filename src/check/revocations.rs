@@ -37,12 +37,53 @@ struct CutOff {
     kept: Option<SessionId>,
 }
 
+impl CutOff {
+    fn covers(&self, session: SessionId, issued: Timestamp) -> bool {
+        issued <= self.before && self.kept != Some(session)
+    }
+
+    fn includes(&self, other: &Self) -> bool {
+        self.before >= other.before && (self.kept.is_none() || self.kept == other.kept)
+    }
+}
+
+/// The cut-offs of one user: what one of them keeps, another may still cover.
+#[derive(Clone)]
+struct CutOffs(Vec<CutOff>);
+
+impl CutOffs {
+    fn cover(&self, session: SessionId, issued: Timestamp) -> bool {
+        self.0.iter().any(|cut| cut.covers(session, issued))
+    }
+
+    fn newest(&self) -> Timestamp {
+        self.0.iter().map(|cut| cut.before).max().unwrap_or_default()
+    }
+
+    /// With one more. Past a handful the two oldest become one that keeps nothing.
+    fn with(&self, new: CutOff) -> Self {
+        const HANDFUL: usize = 8;
+        if self.0.iter().any(|cut| cut.includes(&new)) {
+            return self.clone();
+        }
+        let mut cuts: Vec<CutOff> =
+            self.0.iter().filter(|cut| !new.includes(cut)).copied().collect();
+        cuts.push(new);
+        if cuts.len() > HANDFUL {
+            cuts.sort_by_key(|cut| cut.before);
+            cuts.remove(0);
+            cuts[0].kept = None;
+        }
+        Self(cuts)
+    }
+}
+
 /// A set that only grows, until no token is left that an entry could speak of. All times are the
 /// store's.
 pub struct Revocations {
     /// Sessions, by id: when they were revoked.
     sessions: HashMap<u128, Held, RandomHash>,
-    users: HashMap<UserId, CutOff>,
+    users: HashMap<UserId, CutOffs>,
     /// By bucket: everything issued up to this time is dead or has to be refreshed.
     everything: Box<[AtomicU64]>,
     /// By bucket: everything issued up to this time is dead, and somebody said so.
@@ -91,9 +132,8 @@ impl Revocations {
             return true;
         }
         !self.users.is_empty()
-            && self.users.pin().get(&identity.user).is_some_and(|cut| {
-                identity.issued <= cut.before && cut.kept != Some(identity.session)
-            })
+            && (self.users.pin().get(&identity.user))
+                .is_some_and(|cuts| cuts.cover(identity.session, identity.issued))
     }
 
     /// Whether a session is dead by what somebody said, whatever the store says of it.
@@ -101,11 +141,8 @@ impl Revocations {
         let stated = self.stated[usize::from(bucket)].load(Ordering::Acquire);
         session.created.0 <= stated
             || self.sessions.pin().contains_key(&session.id.as_u128())
-            || self
-                .users
-                .pin()
-                .get(&session.user)
-                .is_some_and(|cut| session.created <= cut.before && cut.kept != Some(session.id))
+            || (self.users.pin().get(&session.user))
+                .is_some_and(|cuts| cuts.cover(session.id, session.created))
     }
 
     /// Learns from the feed of a revocation that was made at some time. In any order and any number
@@ -123,15 +160,10 @@ impl Revocations {
                 let new = Held::new(bucket, at);
                 self.sessions.pin().update_or_insert(sid.as_u128(), |old| new.max(*old), new);
             }
-            // The newest says all that the older ones said: what one of them kept and a later one
-            // did not is dead, and what a later one keeps was alive then.
             Revocation::User { user, before, kept } => {
                 let new = CutOff { bucket, before: *before, kept: *kept };
-                self.users.pin().update_or_insert(
-                    user.clone(),
-                    |old| if old.before > new.before { *old } else { new },
-                    new,
-                );
+                let first = || CutOffs(vec![new]);
+                self.users.pin().update_or_insert_with(user.clone(), |old| old.with(new), first);
             }
             Revocation::Everything { before } => {
                 self.stated[usize::from(bucket)].fetch_max(before.0, Ordering::AcqRel);
@@ -151,7 +183,7 @@ impl Revocations {
         let said = match &revocation {
             Revocation::Session(sid) => self.sessions.pin().contains_key(&sid.as_u128()),
             Revocation::User { user, before, .. } => {
-                self.users.pin().get(user).is_some_and(|cut| cut.before >= *before)
+                self.users.pin().get(user).is_some_and(|cuts| cuts.newest() >= *before)
             }
             Revocation::Everything { before } => {
                 self.stated[usize::from(bucket)].load(Ordering::Acquire) >= before.0
@@ -196,12 +228,14 @@ impl Revocations {
             .map(|(sid, _)| Revocation::Session(SessionId(sid.to_be_bytes())))
             .collect();
         let users = self.users.pin();
-        let cuts = users.iter().filter(|(_, cut)| cut.bucket == bucket && cut.before >= oldest);
-        all.extend(cuts.map(|(user, cut)| Revocation::User {
-            user: user.clone(),
-            before: cut.before,
-            kept: cut.kept,
-        }));
+        for (user, cuts) in &users {
+            let of_bucket = |cut: &&CutOff| cut.bucket == bucket && cut.before >= oldest;
+            all.extend(cuts.0.iter().filter(of_bucket).map(|cut| Revocation::User {
+                user: user.clone(),
+                before: cut.before,
+                kept: cut.kept,
+            }));
+        }
         let before = Timestamp(self.stated[usize::from(bucket)].load(Ordering::Acquire));
         if before.0 > 0 && before >= oldest {
             all.push(Revocation::Everything { before });
@@ -226,7 +260,7 @@ impl Revocations {
         };
         let (sessions, users) = (self.sessions.pin(), self.users.pin());
         let mut times: Vec<Timestamp> = sessions.values().map(|held| held.at()).collect();
-        times.extend(users.values().map(|cut| cut.before));
+        times.extend(users.values().map(CutOffs::newest));
         let half = times.len() / 2;
         if times.len() <= self.most {
             return;
@@ -236,7 +270,7 @@ impl Revocations {
             self.cut(u8::try_from(bucket).unwrap_or(u8::MAX), before);
         }
         sessions.retain(|_, held| held.at() > before);
-        users.retain(|_, cut| cut.before > before);
+        users.retain(|_, cuts| cuts.newest() > before);
         metrics::revocations_coarsened();
         tracing::warn!(
             most = self.most,
@@ -260,7 +294,7 @@ impl Revocations {
         let oldest = self.clocks.iter().map(|clock| Self::oldest(clock, retention)).min();
         let oldest = oldest.unwrap_or_default();
         self.sessions.pin().retain(|_, held| held.at() >= oldest);
-        self.users.pin().retain(|_, cut| cut.before >= oldest);
+        self.users.pin().retain(|_, cuts| cuts.newest() >= oldest);
     }
 
     /// How many are held.
@@ -328,6 +362,21 @@ mod tests {
         set.learn(3, &user("ann", 2_000, None), Timestamp(2_000));
         set.learn(3, &user("ann", 1_000, Some(1)), Timestamp(1_000));
         assert!(set.cover(&identity("ann", 1, 900)), "an older one does not undo a newer");
+    }
+
+    #[test]
+    fn what_one_cut_off_keeps_another_covers() {
+        let set = Revocations::new(16, 100);
+        set.learn(3, &user("ann", 1_000, None), Timestamp(1_000));
+        set.learn(3, &user("ann", 2_000, Some(1)), Timestamp(2_000));
+        assert!(set.cover(&identity("ann", 1, 900)), "it had ended before it was kept");
+        assert!(!set.cover(&identity("ann", 1, 1_500)), "it began in between");
+        for sid in 2..40 {
+            set.learn(3, &user("ann", 2_000 + u64::from(sid), Some(sid)), Timestamp(2_000));
+        }
+        assert!(set.cover(&identity("ann", 1, 900)));
+        assert!(set.cover(&identity("ann", 1, 1_500)));
+        assert!(!set.cover(&identity("ann", 50, 2_040)));
     }
 
     #[test]

@@ -98,6 +98,7 @@ pub(super) async fn revoke_all(
     Body(request): Body<RevokeAll>,
 ) -> Result<(StatusCode, Json<Revoked>), Problem> {
     let kept = (!request.include_current).then_some(user.session);
-    let (revoked, said) = gateway.sessions.revoke_all(&user.user, kept, EndCause::Revoked).await?;
+    let ended = gateway.sessions.revoke_all(&user.user, kept, EndCause::Revoked).await?;
+    let (revoked, said) = ended.ok_or_else(|| Problem::unauthenticated("the session has ended"))?;
     Ok(all_ended(revoked, gateway.confirmed(&user.user, said).await))
 }

@@ -218,16 +218,19 @@ impl Sessions {
         Ok(ended)
     }
 
-    /// Ends all sessions of a user, except for one. Returns how many there were, and what to call it.
+    /// Ends all sessions of a user, except for one. Returns how many there were, and what to call it;
+    /// `None` when the one to keep has ended itself.
     pub async fn revoke_all(
         &self,
         user: &UserId,
         kept: Option<SessionId>,
         cause: EndCause,
-    ) -> Result<(usize, Revocation), StoreError> {
-        let (ended, revocation) = self.store.session_revoke_all(user, kept, cause).await?;
-        metrics::sessions_ended(cause.as_str(), ended.len() as u64);
-        Ok((ended.len(), revocation))
+    ) -> Result<Option<(usize, Revocation)>, StoreError> {
+        let ended = self.store.session_revoke_all(user, kept, cause).await?;
+        Ok(ended.map(|(ended, revocation)| {
+            metrics::sessions_ended(cause.as_str(), ended.len() as u64);
+            (ended.len(), revocation)
+        }))
     }
 
     /// Ends everything that began before now. Returns, by bucket, what to call it.

@@ -379,21 +379,25 @@ impl Store {
         Ok(outcome == "ended")
     }
 
-    /// Ends every session of a user, except for one. Returns those that it ended, and what it said.
+    /// Ends every session of a user, except for one. Returns those that it ended, and what it said;
+    /// `None`, and nothing is done, when the one to keep is not live.
     pub async fn session_revoke_all(
         &self,
         user: &UserId,
         kept: Option<SessionId>,
         cause: EndCause,
-    ) -> Result<(Vec<SessionId>, Revocation), StoreError> {
+    ) -> Result<Option<(Vec<SessionId>, Revocation)>, StoreError> {
         let spared = kept.map_or_else(|| "-".to_owned(), |sid| sid.to_string());
         let args = vec![user.as_str().into(), spared.into(), cause.as_str().into()];
         let mut reply = self.run(&scripts::REVOKE_ALL, self.bucket_of(user), args).await?;
-        reply.must_be("ended")?;
+        let outcome = reply.text()?;
         let echoed = reply.text()?;
         reply.must_echo(echoed == user.as_str())?;
+        if outcome == "unknown" {
+            return Ok(None);
+        }
         let revocation = Revocation::User { user: user.clone(), before: reply.time()?, kept };
-        Ok((reply.session_ids()?, revocation))
+        Ok(Some((reply.session_ids()?, revocation)))
     }
 
     /// Everything in a bucket that was issued before now is dead. Returns what it said.
