@@ -9,7 +9,7 @@ use tokio::task::block_in_place;
 
 use super::history::{Outage, Span, Time};
 use super::house::GATEWAYS;
-use super::workload::World;
+use super::workload::{ENDING, HUSHED, World};
 use crate::harness::eventually;
 
 /// How long things may take to be as usual again after a fault.
@@ -180,10 +180,11 @@ async fn one(world: &Arc<World>, fault: Fault, life: usize, spans: &mut Vec<Span
         Fault::Failover { lost } => {
             let replica = house.replica();
             block_in_place(|| replica.cli(&["REPLICAOF", "127.0.0.1", "1"]));
+            world.mood.store(ENDING, Ordering::Relaxed);
             tokio::time::sleep(lost).await;
             block_in_place(|| {
                 primary.kill();
-                world.hushed.store(true, Ordering::Relaxed);
+                world.mood.store(HUSHED, Ordering::Relaxed);
                 house.promote();
             });
             let writes = || async {

@@ -42,7 +42,11 @@ impl Plan {
             3 => Weather::Isolated,
             _ => Weather::ShortLived,
         };
-        let length = Duration::from_secs(if weather == Weather::ShortLived { 8 } else { 5 });
+        let length = Duration::from_secs(match weather {
+            Weather::ShortLived => 8,
+            Weather::Failover => 6,
+            _ => 5,
+        });
         Self { seed, weather, length, mutation: mutation.to_owned() }
     }
 
