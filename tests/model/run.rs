@@ -44,7 +44,7 @@ impl Plan {
         };
         let length = Duration::from_secs(match weather {
             Weather::ShortLived => 8,
-            Weather::Failover => 6,
+            Weather::Failover => 7,
             _ => 5,
         });
         Self { seed, weather, length, mutation: mutation.to_owned() }
@@ -88,7 +88,7 @@ impl Plan {
             absolute: micros(absolute),
             recovery: micros(faults::RECOVERY),
             long_lived: !short,
-            reasserted: failover.then(|| micros(Duration::from_secs(2))),
+            reasserted: failover.then(|| micros(faults::REASSERTED)),
         }
     }
 }
