@@ -7,13 +7,16 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio::task::block_in_place;
 
-use super::history::{Outage, Span, Time};
+use super::history::{Outage, Span, Time, micros};
 use super::house::GATEWAYS;
-use super::workload::World;
+use super::workload::{ENDING, HUSHED, World};
 use crate::harness::eventually;
 
 /// How long things may take to be as usual again after a fault.
 pub(crate) const RECOVERY: Duration = Duration::from_millis(1500);
+
+/// How long what a failover lost of the revocations may be gone.
+pub(crate) const REASSERTED: Duration = Duration::from_secs(2);
 
 /// How bad a run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +52,8 @@ enum Fault {
     /// A gateway is connected to a replica that no longer follows.
     Isolate { gateway: usize, length: Duration },
     /// The replica is cut off, a while later the primary dies, and the replica takes over.
-    Failover { lost: Duration },
+    /// Later a gateway begins anew, which knows nothing of before.
+    Failover { lost: Duration, newcomer: usize },
 }
 
 impl Fault {
@@ -88,7 +92,8 @@ fn plan(weather: Weather, dice: &mut Rng, length: Time) -> Vec<(Time, Fault)> {
             vec![(length / 4, Fault::Isolate { gateway, length: length_of_it })]
         }
         Weather::Failover => {
-            vec![(length / 3, Fault::Failover { lost: Duration::from_millis(dice.u64(300..900)) })]
+            let lost = Duration::from_millis(dice.u64(300..900));
+            vec![(length / 6, Fault::Failover { lost, newcomer: gateway })]
         }
     }
 }
@@ -177,20 +182,27 @@ async fn one(world: &Arc<World>, fault: Fault, life: usize, spans: &mut Vec<Span
             block_in_place(|| replica.cli(&["CLIENT", "KILL", "TYPE", "normal"]));
             span(format!("gateway {gateway} isolated"), from, world.now(), Outage::Nobody);
         }
-        Fault::Failover { lost } => {
+        Fault::Failover { lost, newcomer } => {
             let replica = house.replica();
             block_in_place(|| replica.cli(&["REPLICAOF", "127.0.0.1", "1"]));
+            world.mood.store(ENDING, Ordering::Relaxed);
             tokio::time::sleep(lost).await;
             block_in_place(|| {
                 primary.kill();
-                world.hushed.store(true, Ordering::Relaxed);
+                world.mood.store(HUSHED, Ordering::Relaxed);
                 house.promote();
             });
             let writes = || async {
                 block_in_place(|| replica.cli(&["INFO", "replication"]).contains("role:master"))
             };
             assert!(eventually(Duration::from_secs(5), writes).await);
-            span("failover that lost writes".to_owned(), from, world.now(), Outage::Nobody);
+            let over = world.now();
+            span("failover that lost writes".to_owned(), from, over, Outage::Nobody);
+            tokio::time::sleep(REASSERTED).await;
+            house.kill_gateway(newcomer);
+            house.restart_gateway(newcomer, life).await;
+            let from = over + micros(REASSERTED);
+            span(format!("gateway {newcomer} begins anew"), from, world.now(), Outage::Nobody);
         }
     }
 }

@@ -42,7 +42,11 @@ impl Plan {
             3 => Weather::Isolated,
             _ => Weather::ShortLived,
         };
-        let length = Duration::from_secs(if weather == Weather::ShortLived { 8 } else { 5 });
+        let length = Duration::from_secs(match weather {
+            Weather::ShortLived => 8,
+            Weather::Failover => 7,
+            _ => 5,
+        });
         Self { seed, weather, length, mutation: mutation.to_owned() }
     }
 
@@ -84,7 +88,7 @@ impl Plan {
             absolute: micros(absolute),
             recovery: micros(faults::RECOVERY),
             long_lived: !short,
-            reasserted: failover.then(|| micros(Duration::from_secs(2))),
+            reasserted: failover.then(|| micros(faults::REASSERTED)),
         }
     }
 }

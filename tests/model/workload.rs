@@ -1,7 +1,7 @@
 //! Clients that use, refresh, end and steal sessions, by the dice of a seed.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -33,6 +33,11 @@ pub(crate) struct Token {
     pub(crate) refresh: String,
     pub(crate) expires: Time,
 }
+
+/// Clients mostly end sessions and hardly begin any.
+pub(crate) const ENDING: u8 = 1;
+/// Clients begin and end none, not even by a stolen token: what was lost has to come back by itself.
+pub(crate) const HUSHED: u8 = 2;
 
 /// What all clients know together: it is the attacker's dream.
 #[derive(Default)]
@@ -83,8 +88,7 @@ pub(crate) struct World {
     pub(crate) prefix: String,
     pub(crate) book: Mutex<Book>,
     pub(crate) ops: Mutex<Vec<Op>>,
-    /// From now on nobody begins or ends a session: what was lost has to come back by itself.
-    pub(crate) hushed: AtomicBool,
+    pub(crate) mood: AtomicU8,
     /// Answers that nobody should give.
     pub(crate) surprises: Mutex<Vec<String>>,
 }
@@ -99,7 +103,7 @@ impl World {
             prefix: prefix.to_owned(),
             book: Mutex::new(book),
             ops: Mutex::default(),
-            hushed: AtomicBool::new(false),
+            mood: AtomicU8::new(0),
             surprises: Mutex::default(),
         }
     }
@@ -198,27 +202,25 @@ impl Client {
             _ => PATIENCE,
         };
         let die = self.dice.u8(..100);
-        let Some(token) = self.pick(user, die.is_multiple_of(7)) else {
+        let mood = self.world.mood.load(Ordering::Relaxed);
+        let Some(token) = self.pick(user, die.is_multiple_of(7) && mood != HUSHED) else {
             return self.create(gateway, user, patience).await;
         };
-        match die {
-            68..86 if self.world.hushed.load(Ordering::Relaxed) => {
-                self.refresh(gateway, &token, patience).await
-            }
-            0..38 => {
+        match (die, mood) {
+            (0..38, _) => {
                 let strict = die < 6;
                 self.world.check(self.number, gateway, &token, strict, patience).await
             }
-            38..68 => self.refresh(gateway, &token, patience).await,
-            68..76 => self.create(gateway, user, patience).await,
-            76..83 => self.revoke(gateway, &token, patience).await,
-            83..86 => self.revoke_all(gateway, &token, patience).await,
-            86..92 => self.list(gateway, user, patience).await,
+            (38..68, _) | (68..86, HUSHED) => self.refresh(gateway, &token, patience).await,
+            (68..74, ENDING) | (76..83, _) => self.revoke(gateway, &token, patience).await,
+            (68..76, _) => self.create(gateway, user, patience).await,
+            (83..86, _) => self.revoke_all(gateway, &token, patience).await,
+            (86..92, _) => self.list(gateway, user, patience).await,
             _ => {
                 // Whatever was ever issued, tried again.
                 let count = self.world.book().tokens.len();
                 let token = self.world.book().tokens[self.dice.usize(..count)].clone();
-                if self.dice.bool() {
+                if self.dice.bool() && mood != HUSHED {
                     self.refresh(gateway, &token, patience).await
                 } else {
                     self.world.check(self.number, gateway, &token, false, patience).await

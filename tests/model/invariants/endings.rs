@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{Violation, about, births, by_session, denies, lives_after};
-use crate::model::history::{Action, History, Op, Outage, Outcome, Refusal, Sid, Time};
+use crate::model::history::{Action, History, NEVER, Op, Outage, Outcome, Refusal, Sid, Time};
 
 /// INV-4: after a revocation was acknowledged, no refresh is granted, and after `B` no gateway lets
 /// the session in.
@@ -33,8 +33,18 @@ pub(crate) fn revocation(history: &History) -> Vec<Violation> {
 
 /// INV-5: a session that anybody saw refused is never let in again.
 pub(crate) fn resurrection(history: &History) -> Vec<Violation> {
+    let births = births(history);
+    // A store that lost the beginning of a session refuses it, and memory does not until its tokens
+    // expire.
+    let forgotten = |session: &Sid| {
+        let birth = births.get(session).map_or(NEVER, |birth| birth.ret);
+        history.failover().is_some_and(|(from, _)| birth >= from)
+    };
     let mut found = Vec::new();
     for (session, ops) in by_session(history) {
+        if forgotten(&session) {
+            continue;
+        }
         let dead = ops.iter().filter(|op| denies(history, op)).min_by_key(|op| op.ret);
         if let Some(dead) = dead {
             let name = "INV-5 no resurrection";
