@@ -10,6 +10,7 @@
 //! - [`http`]: listeners, routes, the proxies' dialects, problem+json.
 //! - [`state`]: wires the parts together.
 //! - [`check`]: the hot path: credential → verified identity → revoked? → answer.
+//! - [`login`]: how people log in, and what keeps others from it.
 //! - [`sessions`]: what can be done with a session. No HTTP, no Redis commands.
 //! - [`store`]: the only room that knows Redis: connections, keys, scripts, the feed.
 //! - [`token`]: access tokens, refresh handles, keys.
@@ -22,6 +23,7 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod http;
+pub mod login;
 pub mod model;
 pub mod sessions;
 pub mod state;

@@ -11,6 +11,8 @@ use tokio::sync::Semaphore;
 use crate::check::{Activities, ActivityWriter, Check};
 use crate::config::Config;
 use crate::http::Failures;
+use crate::login::Logins;
+use crate::login::users::Users;
 use crate::model::SessionId;
 use crate::sessions::Sessions;
 use crate::sessions::location::Locations;
@@ -26,7 +28,9 @@ pub struct Gateway {
     /// The hot path.
     pub check: Check,
     /// What can be done with a session.
-    pub sessions: Sessions,
+    pub sessions: Arc<Sessions>,
+    /// How people log in.
+    pub logins: Logins,
     /// For requests to the API, one each.
     pub places: Semaphore,
     /// Addresses whose credentials were refused.
@@ -56,6 +60,7 @@ impl Gateway {
         store: Store,
         keys: Arc<KeyRing>,
         locations: Arc<Locations>,
+        users: Users,
         metrics: PrometheusHandle,
     ) -> (Arc<Self>, ActivityWriter) {
         let tokens = AccessTokens {
@@ -75,7 +80,9 @@ impl Gateway {
             config.check.max_staleness,
         );
         let sessions = Sessions::new(store.clone(), keys, tokens, Arc::clone(&locations), &config);
+        let sessions = Arc::new(sessions);
         let gateway = Self {
+            logins: Logins::new(users, Arc::clone(&sessions)),
             places: Semaphore::new(config.limits.requests_at_once),
             failures: Failures::per_minute(config.limits.failures_per_minute),
             config,

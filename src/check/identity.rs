@@ -64,6 +64,12 @@ impl Identity {
         })
     }
 
+    /// What the user may do.
+    pub fn roles(&self) -> Vec<String> {
+        let roles = String::from_utf8_lossy(self.headers[1].as_bytes());
+        roles.split(',').filter(|role| !role.is_empty()).map(str::to_owned).collect()
+    }
+
     /// Whether the user has a role.
     pub fn has_role(&self, role: &str) -> bool {
         // No role has a comma in its name.

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::check;
 use crate::config::{Config, LogFormat};
 use crate::http::{self, listener};
+use crate::login::users::Users;
 use crate::sessions::device;
 use crate::sessions::location::Locations;
 use crate::state::{Gateway, retention};
@@ -51,11 +52,12 @@ async fn serve(config: Config, url: &str) -> anyhow::Result<()> {
     let metrics = metrics::install()?;
     let keys = Arc::new(KeyRing::open(&config.keys_dir(), config.tokens.algorithm)?);
     let locations = Arc::new(Locations::open(config.geoip.database.as_deref())?);
+    let users = Users::open(config.login.users_file.as_deref())?;
     let retention = retention(&config);
     let store = Store::connect(&config.redis, url, retention)?;
     let public = listener::bind(config.server.listen, "server.listen").await?;
     let operations = listener::bind(config.server.ops_listen, "server.ops_listen").await?;
-    let (gateway, writer) = Gateway::new(config, store.clone(), keys, locations, metrics);
+    let (gateway, writer) = Gateway::new(config, store.clone(), keys, locations, users, metrics);
     let server = &gateway.config.server;
     tracing::info!(
         listen = %public.local_addr()?,
@@ -84,6 +86,7 @@ async fn serve(config: Config, url: &str) -> anyhow::Result<()> {
     let mut work = JoinSet::new();
     work.spawn(writer.run(no_work.clone()));
     work.spawn(until(no_work.clone(), upkeep(Arc::clone(&gateway))));
+    work.spawn(accounts(Arc::clone(&gateway), no_work.clone()));
     work.spawn(follow(Arc::clone(&gateway), store.clone(), retention, no_work.clone()));
     std::thread::spawn(device::warm);
 
@@ -143,6 +146,10 @@ async fn prepare(
 async fn follow(gateway: Arc<Gateway>, store: Store, retention: Duration, stop: CancellationToken) {
     let check = &gateway.check;
     check::follow(store, &check.revocations, &check.freshness, retention, stop).await;
+}
+
+async fn accounts(gateway: Arc<Gateway>, stop: CancellationToken) {
+    gateway.logins.follow(stop).await;
 }
 
 /// What has ended is cleared away by whichever gateway comes by.

@@ -6,6 +6,7 @@ mod body;
 mod caller;
 mod client;
 pub mod listener;
+mod login;
 mod ops;
 mod problem;
 mod sessions;
@@ -63,6 +64,7 @@ impl Routes {
 /// What proxies, clients and backends reach.
 pub fn public(gateway: Arc<Gateway>) -> Routes {
     let others = Router::new()
+        .route("/api/v1/login", post(login::login))
         .route("/api/v1/sessions", post(sessions::create))
         .route("/api/v1/sessions/refresh", post(sessions::refresh))
         .route("/api/v1/logout", post(sessions::logout))

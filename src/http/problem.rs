@@ -8,9 +8,11 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::view::SessionView;
+use crate::login::LoginError;
 use crate::sessions::SessionError;
 use crate::store::StoreError;
 use crate::store::sessions::Refused;
+use crate::token::KeyError;
 
 /// What went wrong, and with which field.
 #[derive(Debug, Serialize)]
@@ -157,6 +159,28 @@ impl From<StoreError> for Problem {
     }
 }
 
+impl From<KeyError> for Problem {
+    fn from(error: KeyError) -> Self {
+        tracing::error!(%error, "a credential could not be made");
+        Self::internal()
+    }
+}
+
+impl From<LoginError> for Problem {
+    fn from(error: LoginError) -> Self {
+        match error {
+            LoginError::Credentials => Self::new(
+                StatusCode::UNAUTHORIZED,
+                "invalid_credentials",
+                "The login was refused",
+                "the user name or the password is wrong",
+            ),
+            LoginError::Busy => Self::overloaded(),
+            LoginError::Session(error) => error.into(),
+        }
+    }
+}
+
 impl From<SessionError> for Problem {
     fn from(error: SessionError) -> Self {
         let refused = |code: &'static str, detail: &str| {
@@ -164,10 +188,7 @@ impl From<SessionError> for Problem {
         };
         match error {
             SessionError::Store(error) => error.into(),
-            SessionError::Key(error) => {
-                tracing::error!(%error, "a token could not be made");
-                Self::internal()
-            }
+            SessionError::Key(error) => error.into(),
             SessionError::Limit(sessions) => {
                 let detail = "the user has as many sessions as they may; end one of them first";
                 let title = "Too many sessions";

@@ -16,7 +16,8 @@ use super::problem::{FieldError, Problem};
 use super::view::TokensView;
 use crate::config::Scope;
 use crate::model::EndCause;
-use crate::sessions::{NewSession, SessionError};
+use crate::sessions::{NewSession, SessionError, Voucher};
+use crate::store::sessions::Origin;
 use crate::token::access::RESERVED_CLAIMS;
 
 #[derive(Deserialize)]
@@ -119,6 +120,8 @@ impl Create {
                 claims: self.claims,
                 auth_method,
                 request: self.request_id.map(|id| (service, id)),
+                voucher: Voucher::Service,
+                origin: Origin::default(),
             }),
             _ => Err(Problem::invalid_fields(errors)),
         }
@@ -133,8 +136,20 @@ pub(super) async fn create(
 ) -> Result<Response, Problem> {
     service.may(&[Scope::SessionsCreate])?;
     let new = request.checked(service.0.name)?;
-    let (tokens, evicted) = gateway.sessions.create(new).await?;
+    let user = new.user.clone();
+    let barred = || Problem::forbidden("the password file has disabled this user");
+    if gateway.logins.bars(&user) {
+        return Err(barred());
+    }
+    let (begun, evicted) = gateway.sessions.begin(new).await?;
     gateway.ended(&evicted);
+    // They may have been disabled meanwhile, and what they had then was ended before this began.
+    if gateway.logins.bars(&user) {
+        gateway.sessions.revoke(&user, begun.session.id, EndCause::Admin).await?;
+        gateway.ended(&[begun.session.id]);
+        return Err(barred());
+    }
+    let tokens = gateway.sessions.tokens(begun)?;
     Ok((StatusCode::CREATED, Json(TokensView::from(tokens))).into_response())
 }
 

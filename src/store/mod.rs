@@ -4,6 +4,7 @@
 //! put in order by the server. Everything of a user lives in one bucket, which is one slot of a
 //! cluster.
 
+pub mod accounts;
 mod client;
 pub mod embedded;
 pub mod feed;

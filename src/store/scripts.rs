@@ -51,6 +51,7 @@ script!(UPDATE, "session_update", "", [BUCKET, RECORD, SESSION, DESCRIBE]);
 script!(TOUCH, "session_touch", "", [BUCKET, RECORD, SESSION]);
 script!(REVOKE, "session_revoke", "allow-oom", [BUCKET, RECORD, FEED, SESSION]);
 script!(REVOKE_ALL, "session_revoke_all", "allow-oom", [BUCKET, RECORD, FEED, SESSION]);
+script!(ACCOUNT, "account_sync", "allow-oom", [BUCKET, RECORD, FEED, SESSION]);
 script!(EVERYTHING, "revoke_everything", "allow-oom", [BUCKET, RECORD, FEED]);
 script!(SWEEP, "session_sweep", "allow-oom", [BUCKET, RECORD, SESSION]);
 script!(HEARTBEAT, "feed_heartbeat", "allow-oom", [BUCKET]);
@@ -100,6 +101,7 @@ mod tests {
             &TOUCH,
             &REVOKE,
             &REVOKE_ALL,
+            &ACCOUNT,
             &EVERYTHING,
             &SWEEP,
             &HEARTBEAT,

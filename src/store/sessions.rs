@@ -33,6 +33,13 @@ pub struct Limits {
     pub absolute: Duration,
 }
 
+/// What a record says of the login that began it, beyond what its user is shown.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The mark of the password.
+    pub mark: Option<String>,
+}
+
 /// How a create went.
 pub enum Created {
     /// It began.
@@ -140,6 +147,7 @@ impl Store {
         family: u64,
         limits: Limits,
         repeatable: bool,
+        origin: &Origin,
     ) -> Result<Created, StoreError> {
         /// For how long a request can be repeated.
         const REPLAY_MS: i64 = 600_000;
@@ -170,6 +178,9 @@ impl Store {
         field("f", family.cast_signed().into());
         field("n", session.device_name.as_str().into());
         field("w", session.auth_method.as_str().into());
+        if let Some(mark) = &origin.mark {
+            field("k", mark.as_str().into());
+        }
         if session.remembered {
             field("m", "1".into());
         }

@@ -15,6 +15,7 @@ mod embedded;
 mod expiry;
 mod forged;
 mod limit;
+mod login;
 mod metadata;
 mod nginx;
 mod outage;
