@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 
 use crate::check::{Activities, ActivityWriter, Check};
 use crate::config::Config;
-use crate::http::Failures;
+use crate::http::{Cookies, Failures};
 use crate::login::Logins;
 use crate::login::users::Users;
 use crate::model::SessionId;
@@ -29,6 +29,8 @@ pub struct Gateway {
     pub check: Check,
     /// What can be done with a session.
     pub sessions: Arc<Sessions>,
+    /// How browsers keep sessions.
+    pub cookies: Cookies,
     /// How people log in.
     pub logins: Logins,
     /// For requests to the API, one each.
@@ -75,13 +77,13 @@ impl Gateway {
             Arc::clone(&keys),
             tokens.clone(),
             activities,
-            config.check.remembered_tokens,
-            config.check.max_revocations,
-            config.check.max_staleness,
+            &config.check,
+            config.redis.timeout,
         );
         let sessions = Sessions::new(store.clone(), keys, tokens, Arc::clone(&locations), &config);
         let sessions = Arc::new(sessions);
         let gateway = Self {
+            cookies: Cookies::new(&config),
             logins: Logins::new(users, Arc::clone(&sessions)),
             places: Semaphore::new(config.limits.requests_at_once),
             failures: Failures::per_minute(config.limits.failures_per_minute),

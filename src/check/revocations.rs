@@ -64,6 +64,11 @@ impl Revocations {
             })
     }
 
+    /// Whether a session is dead by name, whatever was issued for it.
+    pub(super) fn name(&self, session: SessionId) -> bool {
+        self.sessions.pin().contains_key(&session.as_u128())
+    }
+
     /// Learns of a revocation that was made at some time. In any order and any number of times.
     pub fn learn(&self, bucket: u8, revocation: &Revocation, at: Timestamp) {
         match revocation {

@@ -13,7 +13,7 @@ use axum::response::Response;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use url::{Url, form_urlencoded};
 
-use super::caller::bearer;
+use super::caller::Credentials;
 use super::client::{address, is_trusted};
 use crate::check::{Identity, Refusal};
 use crate::model::Timestamp;
@@ -215,20 +215,26 @@ impl Question<'_> {
         if requirements.preflight && is_preflight(&self.original, headers) {
             return Decision::of(CheckResult::Anonymous, allowed(None));
         }
-        let token = match bearer(headers) {
-            Ok(Some(token)) => token,
-            Ok(None) if requirements.optional => {
+        let credentials = match Credentials::read(headers, &self.gateway.cookies) {
+            Ok(credentials) if !credentials.are_missing() => credentials,
+            Ok(_) if requirements.optional => {
                 return Decision::of(CheckResult::Anonymous, allowed(None));
             }
-            Ok(None) => return Decision::of(CheckResult::Missing, self.login("Bearer")),
+            Ok(_) => return Decision::of(CheckResult::Missing, self.login("Bearer")),
             Err(()) => return Decision::of(CheckResult::Invalid, challenge(INVALID)),
         };
         let (check, now) = (&self.gateway.check, Timestamp::now());
-        let (answer, source) = check.authenticate(token, now, start, requirements.strict).await;
+        let (answer, source) =
+            credentials.authenticate(check, now, start, requirements.strict).await;
+        let why = if credentials.bearer.is_some() { INVALID } else { "Bearer" };
         let (result, response) = match answer {
             Err(Refusal::Unknown) => (CheckResult::Unavailable, unavailable()),
-            Err(Refusal::Revoked) => (CheckResult::Revoked, self.login(INVALID)),
-            Err(Refusal::Invalid) => (CheckResult::Invalid, self.login(INVALID)),
+            // A browser goes on sending the cookie of a session that has ended: that is nobody.
+            Err(Refusal::Revoked) if requirements.optional && credentials.bearer.is_none() => {
+                (CheckResult::Anonymous, allowed(None))
+            }
+            Err(Refusal::Revoked) => (CheckResult::Revoked, self.login(why)),
+            Err(Refusal::Invalid) => (CheckResult::Invalid, self.login(why)),
             Ok(identity) => {
                 check.activities.note(&identity, now, || {
                     // A proxy that names nobody would make every session come from the proxy itself.

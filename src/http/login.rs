@@ -1,21 +1,28 @@
 //! `/api/v1/login`: people log in.
 
+use std::time::Instant;
+
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, Method, header};
 use axum::response::{IntoResponse, Response};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
+use serde_json::json;
 
 use super::App;
 use super::body::Body;
 use super::caller::ClientAddress;
+use super::cookie::cookie;
 use super::problem::{FieldError, Problem};
 use super::sessions::display_name;
-use super::view::TokensView;
+use super::view::{SessionView, TokensView};
 use crate::login::Attempt;
 use crate::login::password::PASSWORD_MAX;
 use crate::model::id::USER_ID_MAX;
+use crate::model::{EndCause, Timestamp};
+use crate::sessions::Begun;
+use crate::state::Gateway;
 
 /// What the client is to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -24,6 +31,8 @@ pub(super) enum Mode {
     /// An access token and a refresh token.
     #[default]
     Token,
+    /// The session cookie.
+    Cookie,
 }
 
 #[derive(Deserialize)]
@@ -74,6 +83,8 @@ pub(super) async fn login(
     Body(request): Body<Login>,
 ) -> Result<Response, Problem> {
     request.check()?;
+    let with_cookie = headers.contains_key(header::COOKIE);
+    gateway.cookies.refuse_foreign(&Method::POST, &headers, with_cookie)?;
     if !gateway.logins.are_possible() {
         return Err(Problem::not_found("nobody logs in here: login.users_file is not set"));
     }
@@ -87,10 +98,43 @@ pub(super) async fn login(
     };
     let (begun, evicted) = gateway.logins.log_in(attempt).await?;
     gateway.ended(&evicted);
-    match request.mode {
+    answer(&gateway, &headers, request.mode, begun).await
+}
+
+/// Hands out what the client is to hold.
+async fn answer(
+    gateway: &Gateway,
+    headers: &HeaderMap,
+    mode: Mode,
+    begun: Begun,
+) -> Result<Response, Problem> {
+    match mode {
+        Mode::Cookie => {
+            replace(gateway, headers).await?;
+            let cookie = gateway.sessions.cookie(&begun);
+            let cookie = gateway.cookies.begin(&begun.session, &cookie);
+            let session = SessionView::new(&begun.session, Some(begun.session.id));
+            let mut response = Json(json!({ "session": session })).into_response();
+            response.headers_mut().extend(cookie.map(|cookie| (header::SET_COOKIE, cookie)));
+            Ok(response)
+        }
         Mode::Token => {
-            let tokens = gateway.sessions.tokens(begun).map_err(Problem::from)?;
+            let tokens = gateway.sessions.tokens(begun)?;
             Ok(Json(TokensView::from(tokens)).into_response())
         }
     }
+}
+
+/// The browser is about to forget the session that it had: nobody else shall have it, least of all
+/// whoever planted it there.
+async fn replace(gateway: &Gateway, headers: &HeaderMap) -> Result<(), Problem> {
+    let Ok(Some(cookie)) = cookie(headers, &gateway.cookies.session) else {
+        return Ok(());
+    };
+    let (check, now) = (&gateway.check, Timestamp::now());
+    if let Ok(before) = check.authenticate_cookie(cookie, now, Instant::now(), false).await.0 {
+        gateway.sessions.revoke(&before.user, before.session, EndCause::Logout).await?;
+        gateway.ended(&[before.session]);
+    }
+    Ok(())
 }

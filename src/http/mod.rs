@@ -5,6 +5,7 @@ mod authz;
 mod body;
 mod caller;
 mod client;
+mod cookie;
 pub mod listener;
 mod login;
 mod ops;
@@ -31,6 +32,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::state::Gateway;
 use crate::telemetry::metrics;
 pub use client::Failures;
+pub use cookie::Cookies;
 use problem::Problem;
 
 /// What a listener answers with.

@@ -181,10 +181,18 @@ pub(super) async fn refresh(
 }
 
 /// The caller's session ends.
-pub(super) async fn logout(State(gateway): App, User(user): User) -> Result<StatusCode, Problem> {
+pub(super) async fn logout(
+    State(gateway): App,
+    User(user): User,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     gateway.sessions.revoke(&user.user, user.session, EndCause::Logout).await?;
     gateway.ended(&[user.session]);
-    Ok(StatusCode::NO_CONTENT)
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    if headers.contains_key(header::COOKIE) {
+        response.headers_mut().extend(gateway.cookies.end().map(|end| (header::SET_COOKIE, end)));
+    }
+    Ok(response)
 }
 
 /// The public keys (RFC 7517), for backends that verify tokens themselves.

@@ -18,7 +18,7 @@ use crate::store::sessions::{Created, Grant, Granted, Limits, Origin, Record, Re
 use crate::store::{Store, StoreError};
 use crate::telemetry::metrics;
 use crate::token::access::AccessTokens;
-use crate::token::handle::{Handle, Seed};
+use crate::token::handle::{Handle, HandleKind, Seed};
 use crate::token::{KeyError, KeyRing};
 use location::Locations;
 
@@ -178,6 +178,17 @@ impl Sessions {
         self.issue(begun.session, begun.seed, begun.issued)
     }
 
+    /// What the browser of a session keeps.
+    pub fn cookie(&self, begun: &Begun) -> String {
+        let handle = Handle {
+            bucket: self.store.bucket_of(&begun.session.user),
+            session: begun.session.id,
+            generation: begun.session.generation,
+            seed: begun.seed,
+        };
+        handle.encode(HandleKind::Cookie, &self.keys)
+    }
+
     /// Exchanges a refresh token for the next pair.
     pub async fn refresh(&self, token: &str, user_agent: &str) -> Result<Tokens, SessionError> {
         let refused = |why: Refused| {
@@ -190,7 +201,8 @@ impl Sessions {
             });
             SessionError::Refused(why)
         };
-        let handle = Handle::decode(token, &self.keys).map_err(|_| refused(Refused::Forged))?;
+        let handle = Handle::decode(HandleKind::Refresh, token, &self.keys)
+            .map_err(|_| refused(Refused::Forged))?;
         let rotated = self
             .store
             .session_rotate(
@@ -351,7 +363,7 @@ impl Sessions {
         Ok(Tokens {
             access,
             expires_in,
-            refresh: handle.encode(&self.keys),
+            refresh: handle.encode(HandleKind::Refresh, &self.keys),
             refresh_expires_in: session.expires.since(issued) / 1000,
             session,
         })

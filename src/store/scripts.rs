@@ -46,6 +46,7 @@ macro_rules! script {
 script!(CREATE, "session_create", "", [BUCKET, RECORD, FEED, SESSION, DESCRIBE]);
 script!(ROTATE, "session_rotate", "allow-oom", [BUCKET, RECORD, FEED, SESSION]);
 script!(LIVE, "session_live", "no-writes", [BUCKET, RECORD, SESSION]);
+script!(LOAD, "session_load", "no-writes", [BUCKET, RECORD, SESSION]);
 script!(LIST, "session_list", "no-writes", [BUCKET, RECORD, SESSION, DESCRIBE]);
 script!(UPDATE, "session_update", "", [BUCKET, RECORD, SESSION, DESCRIBE]);
 script!(TOUCH, "session_touch", "", [BUCKET, RECORD, SESSION]);
@@ -96,6 +97,7 @@ mod tests {
             &CREATE,
             &ROTATE,
             &LIVE,
+            &LOAD,
             &LIST,
             &UPDATE,
             &TOUCH,

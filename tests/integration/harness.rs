@@ -211,6 +211,25 @@ impl Gateway {
         self.post("/api/v1/login").header("user-agent", CHROME).json(&body)
     }
 
+    /// A login with a password that asks for a cookie; as `name=value`.
+    pub(crate) async fn cookie(&self, username: &str) -> String {
+        let body = json!({ "username": username, "password": PASSWORD, "mode": "cookie" });
+        let request = self.post("/api/v1/login").header("user-agent", CHROME);
+        Answer::of(request.json(&body)).await.cookie()
+    }
+
+    /// What nginx asks about a browser.
+    pub(crate) async fn check_cookie(&self, cookie: &str) -> u16 {
+        let request = self.get("/authz/auth-request").header("cookie", cookie);
+        request.send().await.unwrap().status().as_u16()
+    }
+
+    /// What a page of the gateway's own sends.
+    pub(crate) async fn page(&self, method: Method, path: &str, cookie: &str) -> Answer {
+        let request = self.request(method, path).header("cookie", cookie);
+        Answer::of(request.header("sec-fetch-site", "same-origin")).await
+    }
+
     /// A user's request to the API.
     pub(crate) async fn call(&self, method: Method, path: &str, tokens: &Tokens) -> Answer {
         Answer::of(self.request(method, path).bearer_auth(&tokens.access)).await
@@ -269,6 +288,16 @@ impl Answer {
         };
         ISSUED.lock().unwrap().extend([tokens.access.clone(), tokens.refresh.clone()]);
         tokens
+    }
+
+    /// The session cookie that was set, as `name=value`.
+    pub(crate) fn cookie(&self) -> String {
+        let set = self.headers.get_all("set-cookie").iter().map(|value| value.to_str().unwrap());
+        let mut cookie = set.filter_map(|set| set.split(';').next());
+        let cookie = cookie.rfind(|pair| pair.contains("gatehouse="));
+        let cookie = cookie.unwrap_or_else(|| panic!("no cookie in {self:?}")).to_owned();
+        ISSUED.lock().unwrap().insert(cookie.split_once('=').unwrap().1.to_owned());
+        cookie
     }
 
     pub(crate) fn code(&self) -> &str {

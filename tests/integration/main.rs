@@ -11,6 +11,7 @@ mod admin;
 mod authz;
 mod bad_input;
 mod cluster;
+mod cookie;
 mod embedded;
 mod expiry;
 mod forged;
