@@ -80,11 +80,17 @@ impl Gateway {
             &config.check,
             config.redis.timeout,
         );
-        let sessions = Sessions::new(store.clone(), keys, tokens, Arc::clone(&locations), &config);
+        let sessions = Sessions::new(
+            store.clone(),
+            Arc::clone(&keys),
+            tokens,
+            Arc::clone(&locations),
+            &config,
+        );
         let sessions = Arc::new(sessions);
         let gateway = Self {
             cookies: Cookies::new(&config),
-            logins: Logins::new(users, Arc::clone(&sessions)),
+            logins: Logins::new(users, Arc::clone(&sessions), keys),
             places: Semaphore::new(config.limits.requests_at_once),
             failures: Failures::per_minute(config.limits.failures_per_minute),
             config,

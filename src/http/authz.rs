@@ -286,7 +286,7 @@ impl Question<'_> {
 
     /// Where people log in, with the way back to the page that was asked for.
     fn login_page(&self) -> Option<HeaderValue> {
-        let page = self.gateway.config.login.url.as_ref()?;
+        let page = self.gateway.config.login_page()?;
         let OriginalUrl { scheme, authority, rest } = self.original.url.as_ref()?;
         let back = Url::parse(&format!("{scheme}://{authority}{rest}")).ok()?;
         let back = utf8_percent_encode(back.as_str(), NON_ALPHANUMERIC);

@@ -1,16 +1,22 @@
 //! Cookies: reading the one that counts, and setting it (RFC 6265).
 
-use axum::http::{HeaderMap, HeaderValue, Method, header};
+use aws_lc_rs::rand;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use url::Url;
 
 use super::problem::Problem;
 use crate::config::Config;
-use crate::model::Session;
+use crate::sessions::{Begun, Sessions};
+use crate::token::KeyError;
 
 /// How browsers keep sessions.
 pub struct Cookies {
     /// The session cookie's name, with the prefix that its attributes earn it.
     pub(super) session: String,
+    /// Where a browser shows that it is the one that began to log in.
+    login: String,
     attributes: String,
     /// How long browsers keep the cookie of a remembered session, in seconds. How long it is good for
     /// is decided elsewhere.
@@ -39,22 +45,56 @@ impl Cookies {
         }
         let session = format!("{prefix}{}", config.cookie.name);
         let remembered = config.sessions.remembered_absolute.as_secs();
-        Self { session, attributes, remembered, origin: origin(url) }
+        let login = format!("{session}-login");
+        Self { session, login, attributes, remembered, origin: origin(url) }
     }
 
     /// Sets the session cookie. It outlives the browser when the device is remembered.
-    pub(super) fn begin(&self, session: &Session, value: &str) -> Option<HeaderValue> {
-        self.set(&self.session, value, session.remembered.then_some(self.remembered))
+    pub(super) fn begin(
+        &self,
+        sessions: &Sessions,
+        begun: &Begun,
+    ) -> Option<(HeaderName, HeaderValue)> {
+        let life = begun.session.remembered.then_some(self.remembered);
+        self.set(&self.session, &sessions.cookie(begun), life)
+    }
+
+    /// What a browser that logs in shows again later; a new one, if it has none.
+    pub(super) fn browser_of(&self, headers: &HeaderMap) -> Result<String, KeyError> {
+        if let Some(known) = self.known_browser(headers) {
+            return Ok(known);
+        }
+        let mut secret = [0; 16];
+        rand::fill(&mut secret).map_err(|_| KeyError::Crypto("no randomness"))?;
+        Ok(URL_SAFE_NO_PAD.encode(secret))
+    }
+
+    /// What a browser shows that began to log in before.
+    pub(super) fn known_browser(&self, headers: &HeaderMap) -> Option<String> {
+        let value = cookie(headers, &self.login).ok()??;
+        let text = std::str::from_utf8(value).ok().filter(|text| text.len() == 22)?;
+        Some(text.to_owned())
+    }
+
+    /// Gives a browser what it is to show, unless it has that.
+    pub(super) fn bind(
+        &self,
+        headers: &HeaderMap,
+        browser: Option<&str>,
+    ) -> Option<(HeaderName, HeaderValue)> {
+        let browser = browser.filter(|new| self.known_browser(headers).as_deref() != Some(*new))?;
+        self.set(&self.login, browser, Some(600))
     }
 
     /// Takes the session cookie away.
-    pub(super) fn end(&self) -> Option<HeaderValue> {
+    pub(super) fn end(&self) -> Option<(HeaderName, HeaderValue)> {
         self.set(&self.session, "", Some(0))
     }
 
-    fn set(&self, name: &str, value: &str, life: Option<u64>) -> Option<HeaderValue> {
+    fn set(&self, name: &str, value: &str, life: Option<u64>) -> Option<(HeaderName, HeaderValue)> {
         let life = life.map(|seconds| format!("; Max-Age={seconds}")).unwrap_or_default();
-        HeaderValue::from_str(&format!("{name}={value}{}{life}", self.attributes)).ok()
+        let value = HeaderValue::from_str(&format!("{name}={value}{}{life}", self.attributes));
+        value.ok().map(|value| (header::SET_COOKIE, value))
     }
 
     /// Refuses a request that another site made a browser send. One that changes nothing passes; so
@@ -124,7 +164,7 @@ mod tests {
 
     #[test]
     fn the_name_says_what_the_attributes_are() {
-        let set = |cookies: Cookies| cookies.set(&cookies.session, "v", None).unwrap();
+        let set = |cookies: Cookies| cookies.set(&cookies.session, "v", None).unwrap().1;
         assert_eq!(
             set(cookies("https://login.example.com", "")),
             "__Host-gatehouse=v; Path=/; HttpOnly; SameSite=Lax; Secure"

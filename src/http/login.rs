@@ -17,23 +17,12 @@ use super::cookie::cookie;
 use super::problem::{FieldError, Problem};
 use super::sessions::display_name;
 use super::view::{SessionView, TokensView};
-use crate::login::Attempt;
 use crate::login::password::PASSWORD_MAX;
+use crate::login::{Attempt, Entered, LoginError, Mode, Resolution};
 use crate::model::id::USER_ID_MAX;
-use crate::model::{EndCause, Timestamp};
-use crate::sessions::Begun;
+use crate::model::{EndCause, SessionId, Timestamp};
 use crate::state::Gateway;
-
-/// What the client is to hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Mode {
-    /// An access token and a refresh token.
-    #[default]
-    Token,
-    /// The session cookie.
-    Cookie,
-}
+use crate::store::StoreError;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -75,6 +64,89 @@ impl Login {
     }
 }
 
+/// How somebody comes in.
+pub(super) enum Entrance {
+    /// With a password.
+    Password(Attempt),
+    /// With a ticket, and a choice of what ends.
+    Ticket(Resolution),
+}
+
+/// Lets somebody in. A browser that had another session loses it.
+pub(super) async fn enter(
+    gateway: &Gateway,
+    headers: &HeaderMap,
+    entrance: Entrance,
+) -> Result<Entered, LoginError> {
+    let entered = match entrance {
+        Entrance::Password(mut attempt) => {
+            if attempt.mode == Mode::Cookie {
+                attempt.browser = Some(gateway.cookies.browser_of(headers)?);
+            }
+            gateway.logins.log_in(attempt).await?
+        }
+        Entrance::Ticket(mut resolution) => {
+            resolution.browser = gateway.cookies.known_browser(headers);
+            gateway.logins.resolve(resolution).await?
+        }
+    };
+    gateway.ended(&entered.evicted);
+    if entered.mode == Mode::Cookie {
+        leave(gateway, headers).await?;
+    }
+    Ok(entered)
+}
+
+/// The browser is about to forget the session that it has: nobody else shall have it, least of all
+/// whoever planted it there.
+pub(super) async fn leave(gateway: &Gateway, headers: &HeaderMap) -> Result<(), StoreError> {
+    let Ok(Some(cookie)) = cookie(headers, &gateway.cookies.session) else {
+        return Ok(());
+    };
+    let (check, now) = (&gateway.check, Timestamp::now());
+    if let Ok(before) = check.authenticate_cookie(cookie, now, Instant::now(), false).await.0 {
+        gateway.sessions.revoke(&before.user, before.session, EndCause::Logout).await?;
+        gateway.ended(&[before.session]);
+    }
+    Ok(())
+}
+
+/// Hands out what the client is to hold.
+fn answer(
+    gateway: &Gateway,
+    headers: &HeaderMap,
+    entered: Result<Entered, LoginError>,
+) -> Result<Response, Problem> {
+    match entered {
+        Ok(entered) if entered.mode == Mode::Token => {
+            Ok(Json(TokensView::from(gateway.sessions.tokens(entered.begun)?)).into_response())
+        }
+        Ok(entered) => {
+            let session = &entered.begun.session;
+            let session = SessionView::new(session, Some(session.id));
+            let mut response = Json(json!({ "session": session })).into_response();
+            response.headers_mut().extend(gateway.cookies.begin(&gateway.sessions, &entered.begun));
+            Ok(response)
+        }
+        Err(mut error) => {
+            let browser = match &mut error {
+                LoginError::Full { browser, .. } => browser.take(),
+                _ => None,
+            };
+            let mut response = Problem::from(error).into_response();
+            response.headers_mut().extend(gateway.cookies.bind(headers, browser.as_deref()));
+            Ok(response)
+        }
+    }
+}
+
+pub(super) fn possible(gateway: &Gateway) -> Result<(), Problem> {
+    if gateway.logins.are_possible() {
+        return Ok(());
+    }
+    Err(Problem::not_found("nobody logs in here: login.users_file is not set"))
+}
+
 /// A person logs in with a password.
 pub(super) async fn login(
     State(gateway): App,
@@ -85,9 +157,7 @@ pub(super) async fn login(
     request.check()?;
     let with_cookie = headers.contains_key(header::COOKIE);
     gateway.cookies.refuse_foreign(&Method::POST, &headers, with_cookie)?;
-    if !gateway.logins.are_possible() {
-        return Err(Problem::not_found("nobody logs in here: login.users_file is not set"));
-    }
+    possible(&gateway)?;
     let attempt = Attempt {
         username: request.username,
         password: request.password,
@@ -95,46 +165,40 @@ pub(super) async fn login(
         user_agent: user_agent(&headers),
         device_name: request.device_name,
         remember: request.remember,
+        mode: request.mode,
+        browser: None,
     };
-    let (begun, evicted) = gateway.logins.log_in(attempt).await?;
-    gateway.ended(&evicted);
-    answer(&gateway, &headers, request.mode, begun).await
+    let entered = enter(&gateway, &headers, Entrance::Password(attempt)).await;
+    answer(&gateway, &headers, entered)
 }
 
-/// Hands out what the client is to hold.
-async fn answer(
-    gateway: &Gateway,
-    headers: &HeaderMap,
-    mode: Mode,
-    begun: Begun,
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Resolve {
+    ticket: String,
+    revoke: Vec<String>,
+}
+
+/// A person who was asked has chosen which sessions end.
+pub(super) async fn resolve(
+    State(gateway): App,
+    ClientAddress(address): ClientAddress,
+    headers: HeaderMap,
+    Body(request): Body<Resolve>,
 ) -> Result<Response, Problem> {
-    match mode {
-        Mode::Cookie => {
-            replace(gateway, headers).await?;
-            let cookie = gateway.sessions.cookie(&begun);
-            let cookie = gateway.cookies.begin(&begun.session, &cookie);
-            let session = SessionView::new(&begun.session, Some(begun.session.id));
-            let mut response = Json(json!({ "session": session })).into_response();
-            response.headers_mut().extend(cookie.map(|cookie| (header::SET_COOKIE, cookie)));
-            Ok(response)
-        }
-        Mode::Token => {
-            let tokens = gateway.sessions.tokens(begun)?;
-            Ok(Json(TokensView::from(tokens)).into_response())
-        }
-    }
-}
-
-/// The browser is about to forget the session that it had: nobody else shall have it, least of all
-/// whoever planted it there.
-async fn replace(gateway: &Gateway, headers: &HeaderMap) -> Result<(), Problem> {
-    let Ok(Some(cookie)) = cookie(headers, &gateway.cookies.session) else {
-        return Ok(());
+    let with_cookie = headers.contains_key(header::COOKIE);
+    gateway.cookies.refuse_foreign(&Method::POST, &headers, with_cookie)?;
+    possible(&gateway)?;
+    let revoke = request.revoke.iter().enumerate().map(|(i, id)| {
+        id.parse::<SessionId>().map_err(|error| Problem::invalid(&format!("revoke[{i}]"), error))
+    });
+    let resolution = Resolution {
+        ticket: request.ticket,
+        revoke: revoke.collect::<Result<_, _>>()?,
+        address,
+        user_agent: user_agent(&headers),
+        browser: None,
     };
-    let (check, now) = (&gateway.check, Timestamp::now());
-    if let Ok(before) = check.authenticate_cookie(cookie, now, Instant::now(), false).await.0 {
-        gateway.sessions.revoke(&before.user, before.session, EndCause::Logout).await?;
-        gateway.ended(&[before.session]);
-    }
-    Ok(())
+    let entered = enter(&gateway, &headers, Entrance::Ticket(resolution)).await;
+    answer(&gateway, &headers, entered)
 }

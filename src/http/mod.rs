@@ -9,7 +9,9 @@ mod cookie;
 pub mod listener;
 mod login;
 mod ops;
+mod pages;
 mod problem;
+mod return_to;
 mod sessions;
 mod users;
 mod view;
@@ -66,7 +68,12 @@ impl Routes {
 /// What proxies, clients and backends reach.
 pub fn public(gateway: Arc<Gateway>) -> Routes {
     let others = Router::new()
+        .route("/login", get(pages::login_form).post(pages::login))
+        .route("/login/resolve", post(pages::resolve))
+        .route("/logout", get(pages::logout_form).post(pages::logout))
+        .route("/login.css", get(pages::style))
         .route("/api/v1/login", post(login::login))
+        .route("/api/v1/login/resolve", post(login::resolve))
         .route("/api/v1/sessions", post(sessions::create))
         .route("/api/v1/sessions/refresh", post(sessions::refresh))
         .route("/api/v1/logout", post(sessions::logout))

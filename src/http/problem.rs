@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::view::SessionView;
 use crate::login::LoginError;
+use crate::model::Session;
 use crate::sessions::SessionError;
 use crate::store::StoreError;
 use crate::store::sessions::Refused;
@@ -36,6 +37,8 @@ pub(super) struct Problem {
     errors: Vec<FieldError>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sessions: Option<Vec<SessionView>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ticket: Option<String>,
     #[serde(skip)]
     retry_after: Option<u64>,
     #[serde(skip)]
@@ -53,6 +56,7 @@ impl Problem {
             trace_id: uuid::Uuid::new_v4().simple().to_string(),
             errors: Vec::new(),
             sessions: None,
+            ticket: None,
             retry_after: None,
             challenge: false,
         }
@@ -119,6 +123,16 @@ impl Problem {
         Self::new(status, "validation_failed", "Method not allowed", detail)
     }
 
+    fn limit(sessions: &[Session]) -> Self {
+        let detail = "the user has as many sessions as they may; end one of them first";
+        let title = "Too many sessions";
+        let sessions = sessions.iter().map(|session| SessionView::new(session, None));
+        Self {
+            sessions: Some(sessions.collect()),
+            ..Self::new(StatusCode::CONFLICT, "session_limit_reached", title, detail)
+        }
+    }
+
     pub(super) fn rate_limited(retry_after: u64) -> Self {
         let detail =
             "too many credentials from this address were refused; wait before trying again";
@@ -175,6 +189,10 @@ impl From<LoginError> for Problem {
                 "The login was refused",
                 "the user name or the password is wrong",
             ),
+            LoginError::Ticket => {
+                Self::unauthenticated("the ticket is not good, or no longer; log in again")
+            }
+            LoginError::Full { sessions, ticket, .. } => Self { ticket, ..Self::limit(&sessions) },
             LoginError::Busy => Self::overloaded(),
             LoginError::Session(error) => error.into(),
         }
@@ -189,16 +207,8 @@ impl From<SessionError> for Problem {
         match error {
             SessionError::Store(error) => error.into(),
             SessionError::Key(error) => error.into(),
-            SessionError::Limit(sessions) => {
-                let detail = "the user has as many sessions as they may; end one of them first";
-                let title = "Too many sessions";
-                let sessions = sessions.iter().map(|session| SessionView::new(session, None));
-                Self {
-                    sessions: Some(sessions.collect()),
-                    ..Self::new(StatusCode::CONFLICT, "session_limit_reached", title, detail)
-                }
-            }
-            SessionError::Conflict => {
+            SessionError::Limit(sessions) => Self::limit(&sessions),
+            SessionError::Conflict | SessionError::Spent => {
                 let title = "The request conflicts with an earlier one";
                 Self::new(StatusCode::CONFLICT, "conflict", title, &error.to_string())
             }

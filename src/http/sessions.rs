@@ -190,7 +190,7 @@ pub(super) async fn logout(
     gateway.ended(&[user.session]);
     let mut response = StatusCode::NO_CONTENT.into_response();
     if headers.contains_key(header::COOKIE) {
-        response.headers_mut().extend(gateway.cookies.end().map(|end| (header::SET_COOKIE, end)));
+        response.headers_mut().extend(gateway.cookies.end());
     }
     Ok(response)
 }

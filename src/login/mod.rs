@@ -1,6 +1,7 @@
 //! How people log in: the password file, and what keeps others from guessing.
 
 pub mod password;
+mod ticket;
 pub mod users;
 
 use std::collections::{HashMap, HashSet};
@@ -9,15 +10,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::model::{EndCause, SessionId, UserId};
+use crate::model::{EndCause, Session, SessionId, UserId};
 use crate::sessions::{Begun, NewSession, SessionError, Sessions, Voucher};
 use crate::store::StoreError;
 use crate::store::accounts::{DISABLED, GONE};
-use crate::store::sessions::Origin;
+use crate::store::sessions::{Choice, Origin};
 use crate::telemetry::metrics;
+use crate::token::sealed::Sealed;
+use crate::token::{KeyError, KeyRing};
 use password::{Busy, Passwords};
+use ticket::Ticket;
 use users::{User, Users};
 
 /// How often the password file is looked at. A change counts at the second look.
@@ -37,6 +42,45 @@ pub struct Attempt {
     pub device_name: Option<String>,
     /// They chose "remember this device".
     pub remember: bool,
+    /// What the client is to hold.
+    pub mode: Mode,
+    /// What tells their browser from another, where it has to be the same until the end.
+    pub browser: Option<String>,
+}
+
+/// Somebody who was asked which session is to end, and chose.
+pub struct Resolution {
+    /// Proves that they logged in before.
+    pub ticket: String,
+    /// What they chose.
+    pub revoke: Vec<SessionId>,
+    /// Where they are.
+    pub address: IpAddr,
+    /// Their `User-Agent`; empty when unknown.
+    pub user_agent: String,
+    /// What tells their browser from another.
+    pub browser: Option<String>,
+}
+
+/// What a client is to hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// An access token and a refresh token.
+    #[default]
+    Token,
+    /// The session cookie.
+    Cookie,
+}
+
+/// Somebody who was let in.
+pub struct Entered {
+    /// Their session.
+    pub begun: Begun,
+    /// What the client is to hold.
+    pub mode: Mode,
+    /// What ended for it.
+    pub evicted: Vec<SessionId>,
 }
 
 /// Why nobody was logged in.
@@ -48,9 +92,28 @@ pub enum LoginError {
     /// More passwords wait to be compared than may.
     #[error("too many logins at once")]
     Busy,
+    /// The user has as many sessions as they may.
+    #[error("the user has as many sessions as they may")]
+    Full {
+        /// These.
+        sessions: Vec<Session>,
+        /// With this and a choice of them they are let in, if they may choose.
+        ticket: Option<String>,
+        /// What their browser has to show then.
+        browser: Option<String>,
+    },
+    /// The ticket is not good, or no longer.
+    #[error("the ticket is not good, or no longer")]
+    Ticket,
     /// The session could not begin.
     #[error(transparent)]
     Session(#[from] SessionError),
+}
+
+impl From<KeyError> for LoginError {
+    fn from(error: KeyError) -> Self {
+        Self::Session(error.into())
+    }
 }
 
 impl From<StoreError> for LoginError {
@@ -64,12 +127,13 @@ pub struct Logins {
     users: Users,
     passwords: Passwords,
     sessions: Arc<Sessions>,
+    keys: Arc<KeyRing>,
 }
 
 impl Logins {
     /// Logs in the people of a password file.
-    pub fn new(users: Users, sessions: Arc<Sessions>) -> Self {
-        Self { users, passwords: Passwords::start(), sessions }
+    pub fn new(users: Users, sessions: Arc<Sessions>, keys: Arc<KeyRing>) -> Self {
+        Self { users, passwords: Passwords::start(), sessions, keys }
     }
 
     /// Whether anybody can log in here.
@@ -82,35 +146,54 @@ impl Logins {
         self.users.current().get(user).is_some_and(|user| user.disabled)
     }
 
-    /// Begins a session for somebody who knows their password. Also returns what had to end for it.
-    pub async fn log_in(&self, attempt: Attempt) -> Result<(Begun, Vec<SessionId>), LoginError> {
-        let result = self.admit(attempt).await;
-        metrics::login_attempt(match &result {
-            Ok(_) => "success",
-            Err(LoginError::Credentials) => "invalid_credentials",
-            Err(LoginError::Busy) => "overloaded",
-            Err(LoginError::Session(SessionError::Limit(_))) => "limit",
-            Err(LoginError::Session(_)) => "unavailable",
-        });
-        result
+    /// Begins a session for somebody who knows their password.
+    pub async fn log_in(&self, attempt: Attempt) -> Result<Entered, LoginError> {
+        count(self.admit(attempt).await)
     }
 
-    async fn admit(&self, attempt: Attempt) -> Result<(Begun, Vec<SessionId>), LoginError> {
+    /// Begins the session of somebody who knew their password, in place of what they chose.
+    pub async fn resolve(&self, resolution: Resolution) -> Result<Entered, LoginError> {
+        count(self.exchange(resolution).await)
+    }
+
+    async fn admit(&self, attempt: Attempt) -> Result<Entered, LoginError> {
         let user = self.authenticate(&attempt.username, attempt.password).await?;
-        let new = NewSession {
-            user: user.name.clone(),
-            ip: Some(attempt.address),
-            user_agent: attempt.user_agent,
-            device_name: attempt.device_name,
-            remember: attempt.remember,
-            roles: user.roles.clone(),
-            claims: user.claims.clone(),
-            auth_method: "pwd".to_owned(),
-            request: None,
-            voucher: Voucher::Password,
-            origin: Origin { mark: Some(user.mark.clone()) },
+        let Attempt { address, user_agent, device_name, remember, mode, browser, .. } = attempt;
+        let ticket = || {
+            let (name, mark) = (user.name.clone(), user.mark.clone());
+            let ticket =
+                Ticket::new(name, mark, mode, remember, device_name.clone(), browser.as_deref())?;
+            Sealed::Ticket.write(&ticket, &self.keys)
         };
-        self.begin(&user, new).await
+        let new = new_session(&user, address, user_agent, device_name.clone(), remember);
+        match self.begin(&user, new).await {
+            Ok((begun, evicted)) => Ok(Entered { begun, mode, evicted }),
+            Err(LoginError::Session(SessionError::Limit(sessions))) => {
+                let ticket = self.sessions.asks().then(ticket).flatten();
+                Err(LoginError::Full { sessions, ticket, browser })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn exchange(&self, resolution: Resolution) -> Result<Entered, LoginError> {
+        let Resolution { ticket: text, revoke, address, user_agent, browser } = resolution;
+        let ticket: Ticket = Sealed::Ticket.read(&text, &self.keys).ok_or(LoginError::Ticket)?;
+        let user = self.users.current().get(&ticket.user).cloned();
+        let user = user.filter(|user| user.mark == ticket.mark && !user.disabled);
+        let user = user.filter(|_| ticket.is_good(browser.as_deref())).ok_or(LoginError::Ticket)?;
+        let Ticket { mode, remember, device_name, .. } = ticket;
+        let mut new = new_session(&user, address, user_agent, device_name, remember);
+        new.origin.choice = Some(Choice { ticket: ticket.id, ends: revoke });
+        match self.begin(&user, new).await {
+            Ok((begun, evicted)) => Ok(Entered { begun, mode, evicted }),
+            // Others may have taken the places meanwhile. The ticket was not used.
+            Err(LoginError::Session(SessionError::Limit(sessions))) => {
+                Err(LoginError::Full { sessions, ticket: Some(text), browser })
+            }
+            Err(LoginError::Session(SessionError::Spent)) => Err(LoginError::Ticket),
+            Err(error) => Err(error),
+        }
     }
 
     /// Whose name and password these are. Somebody unknown costs the same as somebody known.
@@ -198,4 +281,38 @@ impl Logins {
         }
         Ok(())
     }
+}
+
+fn new_session(
+    user: &User,
+    address: IpAddr,
+    user_agent: String,
+    device_name: Option<String>,
+    remember: bool,
+) -> NewSession {
+    NewSession {
+        user: user.name.clone(),
+        ip: Some(address),
+        user_agent,
+        device_name,
+        remember,
+        roles: user.roles.clone(),
+        claims: user.claims.clone(),
+        auth_method: "pwd".to_owned(),
+        request: None,
+        voucher: Voucher::Password,
+        origin: Origin { mark: Some(user.mark.clone()), ..Origin::default() },
+    }
+}
+
+fn count(result: Result<Entered, LoginError>) -> Result<Entered, LoginError> {
+    metrics::login_attempt(match &result {
+        Ok(_) => "success",
+        Err(LoginError::Credentials) => "invalid_credentials",
+        Err(LoginError::Ticket) => "invalid_ticket",
+        Err(LoginError::Busy) => "overloaded",
+        Err(LoginError::Full { .. }) => "limit",
+        Err(LoginError::Session(_)) => "unavailable",
+    });
+    result
 }

@@ -37,6 +37,9 @@ pub enum SessionError {
     /// The request id was used before.
     #[error("the request_id was used before; send a new one for each login")]
     Conflict,
+    /// The ticket was used before.
+    #[error("the ticket was used before")]
+    Spent,
     /// The refresh token is not good, and why.
     #[error("the refresh token was refused")]
     Refused(Refused),
@@ -155,6 +158,7 @@ impl Sessions {
             claims: new.claims,
         };
         let repeatable = new.request.is_some();
+        let ended = if new.origin.choice.is_some() { "revoked" } else { "evicted" };
         let created = self
             .store
             .session_create(session, seed, family, limits, repeatable, &new.origin)
@@ -162,7 +166,7 @@ impl Sessions {
         match created {
             Created::New { issued, session, evicted } => {
                 metrics::session_created(method);
-                metrics::sessions_ended("evicted", evicted.len() as u64);
+                metrics::sessions_ended(ended, evicted.len() as u64);
                 Ok((Begun { session, issued, seed }, evicted))
             }
             Created::Replayed { issued, record: Record { session, seed } } => {
@@ -170,6 +174,7 @@ impl Sessions {
             }
             Created::Conflict => Err(SessionError::Conflict),
             Created::Limit(sessions) => Err(SessionError::Limit(sessions)),
+            Created::Spent => Err(SessionError::Spent),
         }
     }
 
@@ -247,6 +252,11 @@ impl Sessions {
             OnLogin::EvictOldest => OnLimit::EvictOldest,
             OnLogin::EvictIdle => OnLimit::EvictIdle,
         }
+    }
+
+    /// Whether people are asked what is to end for one session more.
+    pub fn asks(&self) -> bool {
+        self.settings.on_limit == OnLogin::Ask
     }
 
     /// Makes the sessions of a user agree with the password file: `mark` is that of their password,

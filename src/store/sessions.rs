@@ -38,6 +38,17 @@ pub struct Limits {
 pub struct Origin {
     /// The mark of the password.
     pub mark: Option<String>,
+    /// What its user chose to end for it.
+    pub choice: Option<Choice>,
+}
+
+/// Sessions that end for a new one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// Counts once.
+    pub ticket: String,
+    /// Which. Those that have ended meanwhile do no harm.
+    pub ends: Vec<SessionId>,
 }
 
 /// How a create went.
@@ -62,6 +73,8 @@ pub enum Created {
     Conflict,
     /// The user has as many as they may: these.
     Limit(Vec<Session>),
+    /// The ticket was used before.
+    Spent,
 }
 
 /// A refresh that was granted.
@@ -151,6 +164,8 @@ impl Store {
     ) -> Result<Created, StoreError> {
         /// For how long a request can be repeated.
         const REPLAY_MS: i64 = 600_000;
+        /// For how long a used ticket is remembered: longer than it is good for.
+        const TICKET_MS: i64 = 600_000;
         let bucket = self.bucket_of(&session.user);
         let (country, city) = match &session.location {
             Some(place) => (place.country.as_str(), place.city.as_deref().unwrap_or_default()),
@@ -160,11 +175,18 @@ impl Store {
             "" => String::new(),
             text => short(&digest::digest(&digest::SHA256, text.as_bytes())).to_string(),
         };
+        let policy = match &origin.choice {
+            Some(Choice { ticket, ends }) => {
+                let ends: Vec<String> = ends.iter().map(ToString::to_string).collect();
+                format!("resolve:{ticket}:{TICKET_MS}:{}", ends.join(","))
+            }
+            None => policy(limits.on_limit).to_owned(),
+        };
         let mut args: Vec<Value> = vec![
             session.id.to_string().into(),
             session.user.as_str().into(),
             i64::from(limits.sessions).into(),
-            policy(limits.on_limit).into(),
+            policy.into(),
             millis(limits.idle).into(),
             millis(limits.absolute).into(),
             (if repeatable { REPLAY_MS } else { 0 }).into(),
@@ -219,6 +241,7 @@ impl Store {
                 Ok(Created::Replayed { issued, record })
             }
             "conflict" => Ok(Created::Conflict),
+            "spent" => Ok(Created::Spent),
             "limit" => Ok(Created::Limit(sessions(reply, &session.user)?)),
             _ => Err(reply.problem("an unknown outcome")),
         }

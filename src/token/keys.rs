@@ -115,6 +115,7 @@ pub struct HandleKey {
     pub(super) id: [u8; 4],
     pub(super) refresh: Purpose,
     pub(super) cookie: Purpose,
+    pub(super) ticket: hmac::Key,
     request: hmac::Key,
 }
 
@@ -135,6 +136,7 @@ impl HandleKey {
             id: [a, b, c, d],
             refresh: Purpose { mac: key(b"handle mac v1")?, seal: key(b"handle seal v1")? },
             cookie: Purpose { mac: key(b"cookie mac v1")?, seal: key(b"cookie seal v1")? },
+            ticket: key(b"login ticket v1")?,
             request: key(b"request id v1")?,
         })
     }

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod handle;
 pub mod keys;
+pub mod sealed;
 
 pub use access::{AccessClaims, AccessError};
 pub use handle::{Handle, HandleError};

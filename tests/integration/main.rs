@@ -8,6 +8,7 @@
 mod harness;
 
 mod admin;
+mod ask;
 mod authz;
 mod bad_input;
 mod cluster;
@@ -20,6 +21,7 @@ mod login;
 mod metadata;
 mod nginx;
 mod outage;
+mod page;
 mod refresh;
 mod revoke;
 mod secrets;
