@@ -90,7 +90,7 @@ impl Gateway {
         let sessions = Arc::new(sessions);
         let gateway = Self {
             cookies: Cookies::new(&config),
-            logins: Logins::new(users, Arc::clone(&sessions), keys),
+            logins: Logins::new(users, Arc::clone(&sessions), store.clone(), keys, &config.limits),
             places: Semaphore::new(config.limits.requests_at_once),
             failures: Failures::per_minute(config.limits.failures_per_minute),
             config,

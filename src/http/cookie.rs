@@ -8,7 +8,8 @@ use url::Url;
 
 use super::problem::Problem;
 use crate::config::Config;
-use crate::sessions::{Begun, Sessions};
+use crate::login::Entered;
+use crate::sessions::Sessions;
 use crate::token::KeyError;
 
 /// How browsers keep sessions.
@@ -17,6 +18,8 @@ pub struct Cookies {
     pub(super) session: String,
     /// Where a browser shows that it is the one that began to log in.
     login: String,
+    /// Where it shows which device it is.
+    device: String,
     attributes: String,
     /// How long browsers keep the cookie of a remembered session, in seconds. How long it is good for
     /// is decided elsewhere.
@@ -45,18 +48,31 @@ impl Cookies {
         }
         let session = format!("{prefix}{}", config.cookie.name);
         let remembered = config.sessions.remembered_absolute.as_secs();
-        let login = format!("{session}-login");
-        Self { session, login, attributes, remembered, origin: origin(url) }
+        let (login, device) = (format!("{session}-login"), format!("{session}-device"));
+        Self { session, login, device, attributes, remembered, origin: origin(url) }
     }
 
-    /// Sets the session cookie. It outlives the browser when the device is remembered.
+    /// Sets the session cookie, which outlives the browser when the session is remembered, and that of
+    /// a remembered device.
     pub(super) fn begin(
         &self,
         sessions: &Sessions,
-        begun: &Begun,
-    ) -> Option<(HeaderName, HeaderValue)> {
+        entered: &Entered,
+    ) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+        /// Browsers keep none for longer than 400 days.
+        const LONGEST: u64 = 400 * 86_400;
+        let begun = &entered.begun;
         let life = begun.session.remembered.then_some(self.remembered);
-        self.set(&self.session, &sessions.cookie(begun), life)
+        let session = self.set(&self.session, &sessions.cookie(begun), life);
+        let device = entered.device.as_ref();
+        let device = device.and_then(|device| self.set(&self.device, device, Some(LONGEST)));
+        [device, session].into_iter().flatten()
+    }
+
+    /// What a browser was given when its device was to be remembered.
+    pub(super) fn device_of(&self, headers: &HeaderMap) -> Option<String> {
+        let value = cookie(headers, &self.device).ok()??;
+        std::str::from_utf8(value).ok().map(str::to_owned)
     }
 
     /// What a browser that logs in shows again later; a new one, if it has none.

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::response::{IntoResponse, Response};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
@@ -18,7 +18,7 @@ use super::problem::{FieldError, Problem};
 use super::sessions::display_name;
 use super::view::{SessionView, TokensView};
 use crate::login::password::PASSWORD_MAX;
-use crate::login::{Attempt, Entered, LoginError, Mode, Resolution};
+use crate::login::{Attempt, Entered, LoginError, Mode, Resolution, Verdict};
 use crate::model::id::USER_ID_MAX;
 use crate::model::{EndCause, SessionId, Timestamp};
 use crate::state::Gateway;
@@ -32,6 +32,7 @@ pub(super) struct Login {
     #[serde(default)]
     remember: bool,
     device_name: Option<String>,
+    device: Option<String>,
     #[serde(default)]
     mode: Mode,
 }
@@ -72,18 +73,24 @@ pub(super) enum Entrance {
     Ticket(Resolution),
 }
 
-/// Lets somebody in. A browser that had another session loses it.
+/// Lets somebody in. A browser that had another session loses it. Says how often they may still try.
 pub(super) async fn enter(
     gateway: &Gateway,
     headers: &HeaderMap,
     entrance: Entrance,
+    verdict: &mut Option<Verdict>,
 ) -> Result<Entered, LoginError> {
     let entered = match entrance {
         Entrance::Password(mut attempt) => {
             if attempt.mode == Mode::Cookie {
                 attempt.browser = Some(gateway.cookies.browser_of(headers)?);
             }
-            gateway.logins.log_in(attempt).await?
+            if attempt.device.is_none() {
+                attempt.device = gateway.cookies.device_of(headers);
+            }
+            let admitted = gateway.logins.admit(attempt).await?;
+            *verdict = Some(admitted.verdict);
+            gateway.logins.log_in(admitted).await?
         }
         Entrance::Ticket(mut resolution) => {
             resolution.browser = gateway.cookies.known_browser(headers);
@@ -119,13 +126,14 @@ fn answer(
 ) -> Result<Response, Problem> {
     match entered {
         Ok(entered) if entered.mode == Mode::Token => {
-            Ok(Json(TokensView::from(gateway.sessions.tokens(entered.begun)?)).into_response())
+            let tokens = gateway.sessions.tokens(entered.begun)?;
+            Ok(Json(TokensView::from(tokens).with_device(entered.device)).into_response())
         }
         Ok(entered) => {
             let session = &entered.begun.session;
             let session = SessionView::new(session, Some(session.id));
             let mut response = Json(json!({ "session": session })).into_response();
-            response.headers_mut().extend(gateway.cookies.begin(&gateway.sessions, &entered.begun));
+            response.headers_mut().extend(gateway.cookies.begin(&gateway.sessions, &entered));
             Ok(response)
         }
         Err(mut error) => {
@@ -138,6 +146,18 @@ fn answer(
             Ok(response)
         }
     }
+}
+
+/// What a client may still do (draft-ietf-httpapi-ratelimit-headers-10).
+pub(super) fn limits(verdict: &Verdict) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+    let Verdict { policy, quota, window, left, reset, .. } = verdict;
+    let all = [
+        ("ratelimit-policy", format!("\"{policy}\";q={quota};w={window}")),
+        ("ratelimit", format!("\"{policy}\";r={left};t={reset}")),
+    ];
+    all.into_iter().filter_map(|(name, value)| {
+        Some((HeaderName::from_static(name), HeaderValue::from_str(&value).ok()?))
+    })
 }
 
 pub(super) fn possible(gateway: &Gateway) -> Result<(), Problem> {
@@ -167,9 +187,15 @@ pub(super) async fn login(
         remember: request.remember,
         mode: request.mode,
         browser: None,
+        device: request.device,
     };
-    let entered = enter(&gateway, &headers, Entrance::Password(attempt)).await;
-    answer(&gateway, &headers, entered)
+    let mut verdict = None;
+    let entered = enter(&gateway, &headers, Entrance::Password(attempt), &mut verdict).await;
+    let mut response = answer(&gateway, &headers, entered).unwrap_or_else(Problem::into_response);
+    if let Some(verdict) = verdict {
+        response.headers_mut().extend(limits(&verdict));
+    }
+    Ok(response)
 }
 
 #[derive(Deserialize)]
@@ -199,6 +225,8 @@ pub(super) async fn resolve(
         user_agent: user_agent(&headers),
         browser: None,
     };
-    let entered = enter(&gateway, &headers, Entrance::Ticket(resolution)).await;
-    answer(&gateway, &headers, entered)
+    match enter(&gateway, &headers, Entrance::Ticket(resolution), &mut None).await {
+        Err(error @ LoginError::Ticket) => Err(gateway.failures.answer(address, error.into())),
+        entered => answer(&gateway, &headers, entered),
+    }
 }

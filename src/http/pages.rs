@@ -169,9 +169,10 @@ pub(super) async fn login(
         remember: !form.get("remember").is_empty(),
         mode: Mode::Cookie,
         browser: None,
+        device: None,
     };
-    let entrance = Entrance::Password(attempt);
-    answer(&gateway, &headers, &form, enter(&gateway, &headers, entrance).await)
+    let entered = enter(&gateway, &headers, Entrance::Password(attempt), &mut None).await;
+    answer(&gateway, &headers, &form, entered)
 }
 
 /// What is to end was chosen.
@@ -188,7 +189,7 @@ pub(super) async fn resolve(
     let user_agent = user_agent(&headers);
     let resolution = Resolution { ticket, revoke, address, user_agent, browser: None };
     let entrance = Entrance::Ticket(resolution);
-    answer(&gateway, &headers, &form, enter(&gateway, &headers, entrance).await)
+    answer(&gateway, &headers, &form, enter(&gateway, &headers, entrance, &mut None).await)
 }
 
 fn answer(
@@ -202,7 +203,7 @@ fn answer(
     let error = match entered {
         Ok(entered) => {
             let mut response = redirect(return_to.unwrap_or("/login"));
-            response.headers_mut().extend(gateway.cookies.begin(&gateway.sessions, &entered.begun));
+            response.headers_mut().extend(gateway.cookies.begin(&gateway.sessions, &entered));
             return Ok(response);
         }
         Err(error) => error,
@@ -229,6 +230,13 @@ fn answer(
         LoginError::Ticket => {
             let message = "That took too long, or was done before. Log in again.";
             again(StatusCode::UNAUTHORIZED, message, None)
+        }
+        LoginError::Limited(verdict) => {
+            let message = format!(
+                "Too many logins were tried. Wait {} s before you try again.",
+                verdict.wait.max(1)
+            );
+            again(StatusCode::TOO_MANY_REQUESTS, &message, Some(verdict.wait.max(1)))
         }
         LoginError::Busy => {
             let message = "Too many people are logging in. Try again in a moment.";

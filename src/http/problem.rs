@@ -7,8 +7,9 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::login::limits;
 use super::view::SessionView;
-use crate::login::LoginError;
+use crate::login::{LoginError, Verdict};
 use crate::model::Session;
 use crate::sessions::SessionError;
 use crate::store::StoreError;
@@ -42,6 +43,8 @@ pub(super) struct Problem {
     #[serde(skip)]
     retry_after: Option<u64>,
     #[serde(skip)]
+    verdict: Option<Verdict>,
+    #[serde(skip)]
     challenge: bool,
 }
 
@@ -58,6 +61,7 @@ impl Problem {
             sessions: None,
             ticket: None,
             retry_after: None,
+            verdict: None,
             challenge: false,
         }
     }
@@ -134,8 +138,7 @@ impl Problem {
     }
 
     pub(super) fn rate_limited(retry_after: u64) -> Self {
-        let detail =
-            "too many credentials from this address were refused; wait before trying again";
+        let detail = "too many credentials were refused; wait before trying again";
         let problem =
             Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Too many requests", detail);
         Self { retry_after: Some(retry_after), ..problem }
@@ -193,6 +196,9 @@ impl From<LoginError> for Problem {
                 Self::unauthenticated("the ticket is not good, or no longer; log in again")
             }
             LoginError::Full { sessions, ticket, .. } => Self { ticket, ..Self::limit(&sessions) },
+            LoginError::Limited(verdict) => {
+                Self { verdict: Some(verdict), ..Self::rate_limited(verdict.wait.max(1)) }
+            }
             LoginError::Busy => Self::overloaded(),
             LoginError::Session(error) => error.into(),
         }
@@ -236,8 +242,8 @@ impl From<SessionError> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let (retry_after, challenge, step_up) =
-            (self.retry_after, self.challenge, self.code == "step_up_required");
+        let (retry_after, verdict) = (self.retry_after, self.verdict);
+        let (challenge, step_up) = (self.challenge, self.code == "step_up_required");
         let mut response = (status, Json(self)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -245,6 +251,9 @@ impl IntoResponse for Problem {
         headers.insert(header::CONTENT_TYPE, json);
         if let Some(seconds) = retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(verdict) = verdict {
+            headers.extend(limits(&verdict));
         }
         if challenge {
             // RFC 9470 section 3 names the error of a login that is too old.

@@ -1,5 +1,6 @@
 //! How people log in: the password file, and what keeps others from guessing.
 
+mod limits;
 pub mod password;
 mod ticket;
 pub mod users;
@@ -9,18 +10,24 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::rand;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+use crate::config;
 use crate::model::{EndCause, Session, SessionId, UserId};
 use crate::sessions::{Begun, NewSession, SessionError, Sessions, Voucher};
-use crate::store::StoreError;
 use crate::store::accounts::{DISABLED, GONE};
 use crate::store::sessions::{Choice, Origin};
+use crate::store::{Store, StoreError};
 use crate::telemetry::metrics;
 use crate::token::sealed::Sealed;
 use crate::token::{KeyError, KeyRing};
+use limits::Limits;
+pub use limits::Verdict;
 use password::{Busy, Passwords};
 use ticket::Ticket;
 use users::{User, Users};
@@ -46,6 +53,24 @@ pub struct Attempt {
     pub mode: Mode,
     /// What tells their browser from another, where it has to be the same until the end.
     pub browser: Option<String>,
+    /// What their device was given when it was to be remembered.
+    pub device: Option<String>,
+}
+
+/// Somebody who may try.
+pub struct Admitted {
+    attempt: Attempt,
+    /// The name of the device, which is known to be that of its user.
+    known: Option<Device>,
+    /// How often they may still try.
+    pub verdict: Verdict,
+}
+
+/// A device that is remembered, or will be.
+struct Device {
+    id: String,
+    /// What its user calls it.
+    name: Option<String>,
 }
 
 /// Somebody who was asked which session is to end, and chose.
@@ -81,6 +106,8 @@ pub struct Entered {
     pub mode: Mode,
     /// What ended for it.
     pub evicted: Vec<SessionId>,
+    /// What the device is to keep, when it is to be remembered.
+    pub device: Option<String>,
 }
 
 /// Why nobody was logged in.
@@ -89,6 +116,9 @@ pub enum LoginError {
     /// Nobody has this name and this password, or they may not log in.
     #[error("the user name or the password is wrong")]
     Credentials,
+    /// They have tried too often.
+    #[error("too many logins were tried")]
+    Limited(Verdict),
     /// More passwords wait to be compared than may.
     #[error("too many logins at once")]
     Busy,
@@ -126,14 +156,23 @@ impl From<StoreError> for LoginError {
 pub struct Logins {
     users: Users,
     passwords: Passwords,
+    limits: Limits,
     sessions: Arc<Sessions>,
+    store: Store,
     keys: Arc<KeyRing>,
 }
 
 impl Logins {
     /// Logs in the people of a password file.
-    pub fn new(users: Users, sessions: Arc<Sessions>, keys: Arc<KeyRing>) -> Self {
-        Self { users, passwords: Passwords::start(), sessions, keys }
+    pub fn new(
+        users: Users,
+        sessions: Arc<Sessions>,
+        store: Store,
+        keys: Arc<KeyRing>,
+        settings: &config::Limits,
+    ) -> Self {
+        let limits = Limits::new(store.clone(), settings);
+        Self { users, passwords: Passwords::start(), limits, sessions, store, keys }
     }
 
     /// Whether anybody can log in here.
@@ -146,9 +185,33 @@ impl Logins {
         self.users.current().get(user).is_some_and(|user| user.disabled)
     }
 
+    /// Whether somebody may try at this moment. Each attempt counts.
+    pub async fn admit(&self, attempt: Attempt) -> Result<Admitted, LoginError> {
+        let known = self.known_device(&attempt).await?;
+        let device = known.as_ref().map(|device| &*device.id);
+        match self.limits.decide(&attempt.username, attempt.address, device).await? {
+            Ok(verdict) => Ok(Admitted { attempt, known, verdict }),
+            Err(verdict) => {
+                metrics::login_attempt("rate_limited");
+                Err(LoginError::Limited(verdict))
+            }
+        }
+    }
+
+    /// The device of an attempt, if the user chose once that it be remembered.
+    async fn known_device(&self, attempt: &Attempt) -> Result<Option<Device>, LoginError> {
+        let id = attempt.device.as_deref();
+        let id = id.and_then(|text| Sealed::Device.read::<String>(text, &self.keys));
+        let (Some(id), Ok(user)) = (id, attempt.username.parse()) else {
+            return Ok(None);
+        };
+        let name = self.store.device_name(&user, &id).await?;
+        Ok(name.map(|name| Device { id, name: Some(name) }))
+    }
+
     /// Begins a session for somebody who knows their password.
-    pub async fn log_in(&self, attempt: Attempt) -> Result<Entered, LoginError> {
-        count(self.admit(attempt).await)
+    pub async fn log_in(&self, admitted: Admitted) -> Result<Entered, LoginError> {
+        count(self.check(admitted).await)
     }
 
     /// Begins the session of somebody who knew their password, in place of what they chose.
@@ -156,20 +219,27 @@ impl Logins {
         count(self.exchange(resolution).await)
     }
 
-    async fn admit(&self, attempt: Attempt) -> Result<Entered, LoginError> {
-        let user = self.authenticate(&attempt.username, attempt.password).await?;
-        let Attempt { address, user_agent, device_name, remember, mode, browser, .. } = attempt;
-        let ticket = || {
-            let (name, mark) = (user.name.clone(), user.mark.clone());
-            let ticket =
-                Ticket::new(name, mark, mode, remember, device_name.clone(), browser.as_deref())?;
-            Sealed::Ticket.write(&ticket, &self.keys)
+    async fn check(&self, admitted: Admitted) -> Result<Entered, LoginError> {
+        let Admitted { attempt, known, .. } = admitted;
+        let Attempt { username, password, address, user_agent, remember, mode, browser, .. } =
+            attempt;
+        let user = self.authenticate(&username, password, known.is_some()).await?;
+        let device = known.as_ref().map(|device| &*device.id);
+        self.limits.forgive(&username, address, device).await?;
+        let named = attempt.device_name.or_else(|| known.as_ref()?.name.clone());
+        let device = match known {
+            Some(known) => Some(known.id),
+            None if remember => Some(random()?),
+            None => None,
         };
-        let new = new_session(&user, address, user_agent, device_name.clone(), remember);
+        let new = new_session(&user, address, user_agent, named.clone(), remember, device.clone());
         match self.begin(&user, new).await {
-            Ok((begun, evicted)) => Ok(Entered { begun, mode, evicted }),
+            Ok((begun, evicted)) => self.enter(begun, mode, evicted, device).await,
             Err(LoginError::Session(SessionError::Limit(sessions))) => {
-                let ticket = self.sessions.asks().then(ticket).flatten();
+                let ticket =
+                    Ticket::new(random()?, &user, mode, remember, named, browser.as_deref());
+                let ticket = self.sessions.asks().then_some(ticket.with(device));
+                let ticket = ticket.and_then(|ticket| Sealed::Ticket.write(&ticket, &self.keys));
                 Err(LoginError::Full { sessions, ticket, browser })
             }
             Err(error) => Err(error),
@@ -182,11 +252,12 @@ impl Logins {
         let user = self.users.current().get(&ticket.user).cloned();
         let user = user.filter(|user| user.mark == ticket.mark && !user.disabled);
         let user = user.filter(|_| ticket.is_good(browser.as_deref())).ok_or(LoginError::Ticket)?;
-        let Ticket { mode, remember, device_name, .. } = ticket;
-        let mut new = new_session(&user, address, user_agent, device_name, remember);
+        let Ticket { mode, remember, device_name, device, .. } = ticket;
+        let mut new =
+            new_session(&user, address, user_agent, device_name, remember, device.clone());
         new.origin.choice = Some(Choice { ticket: ticket.id, ends: revoke });
         match self.begin(&user, new).await {
-            Ok((begun, evicted)) => Ok(Entered { begun, mode, evicted }),
+            Ok((begun, evicted)) => self.enter(begun, mode, evicted, device).await,
             // Others may have taken the places meanwhile. The ticket was not used.
             Err(LoginError::Session(SessionError::Limit(sessions))) => {
                 Err(LoginError::Full { sessions, ticket: Some(text), browser })
@@ -196,11 +267,29 @@ impl Logins {
         }
     }
 
+    /// Remembers the device, where that was chosen.
+    async fn enter(
+        &self,
+        begun: Begun,
+        mode: Mode,
+        evicted: Vec<SessionId>,
+        device: Option<String>,
+    ) -> Result<Entered, LoginError> {
+        let mut kept = None;
+        if let Some(device) = device {
+            let session = &begun.session;
+            self.store.device_seen(&session.user, &device, &session.device_name).await?;
+            kept = Sealed::Device.write(&device, &self.keys);
+        }
+        Ok(Entered { begun, mode, evicted, device: kept })
+    }
+
     /// Whose name and password these are. Somebody unknown costs the same as somebody known.
     async fn authenticate(
         &self,
         username: &str,
         password: SecretString,
+        known: bool,
     ) -> Result<Arc<User>, LoginError> {
         let directory = self.users.current();
         let user = username.parse().ok().and_then(|name: UserId| directory.get(&name).cloned());
@@ -210,7 +299,7 @@ impl Logins {
         };
         let hash = hash.ok_or(LoginError::Credentials)?;
         let fits =
-            self.passwords.fits(password, hash, false).await.map_err(|Busy| LoginError::Busy)?;
+            self.passwords.fits(password, hash, known).await.map_err(|Busy| LoginError::Busy)?;
         user.filter(|user| fits && !user.disabled).ok_or(LoginError::Credentials)
     }
 
@@ -289,6 +378,7 @@ fn new_session(
     user_agent: String,
     device_name: Option<String>,
     remember: bool,
+    device: Option<String>,
 ) -> NewSession {
     NewSession {
         user: user.name.clone(),
@@ -301,7 +391,7 @@ fn new_session(
         auth_method: "pwd".to_owned(),
         request: None,
         voucher: Voucher::Password,
-        origin: Origin { mark: Some(user.mark.clone()), ..Origin::default() },
+        origin: Origin { mark: Some(user.mark.clone()), device, choice: None },
     }
 }
 
@@ -310,9 +400,17 @@ fn count(result: Result<Entered, LoginError>) -> Result<Entered, LoginError> {
         Ok(_) => "success",
         Err(LoginError::Credentials) => "invalid_credentials",
         Err(LoginError::Ticket) => "invalid_ticket",
+        Err(LoginError::Limited(_)) => "rate_limited",
         Err(LoginError::Busy) => "overloaded",
         Err(LoginError::Full { .. }) => "limit",
         Err(LoginError::Session(_)) => "unavailable",
     });
     result
+}
+
+/// 128 random bits, as text.
+fn random() -> Result<String, KeyError> {
+    let mut bits = [0; 16];
+    rand::fill(&mut bits).map_err(|_| KeyError::Crypto("no randomness"))?;
+    Ok(URL_SAFE_NO_PAD.encode(bits))
 }

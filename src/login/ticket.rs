@@ -1,11 +1,12 @@
 //! A login that waits: the password was right, and the user chooses which session ends for it.
 
-use aws_lc_rs::{constant_time, digest, rand};
+use aws_lc_rs::{constant_time, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
 use super::Mode;
+use super::users::User;
 use crate::model::{Timestamp, UserId};
 
 /// How long the user may take to choose, in seconds.
@@ -22,6 +23,8 @@ pub(super) struct Ticket {
     pub(super) mode: Mode,
     pub(super) remember: bool,
     pub(super) device_name: Option<String>,
+    /// Which device is to be remembered.
+    pub(super) device: Option<String>,
     /// A hash of what the browser has to show.
     browser: Option<String>,
     /// In seconds.
@@ -29,27 +32,29 @@ pub(super) struct Ticket {
 }
 
 impl Ticket {
-    /// `None` when there is no randomness.
     pub(super) fn new(
-        user: UserId,
-        mark: String,
+        id: String,
+        user: &User,
         mode: Mode,
         remember: bool,
         device_name: Option<String>,
         browser: Option<&str>,
-    ) -> Option<Self> {
-        let mut id = [0; 16];
-        rand::fill(&mut id).ok()?;
-        Some(Self {
-            id: URL_SAFE_NO_PAD.encode(id),
-            user,
-            mark,
+    ) -> Self {
+        Self {
+            id,
+            user: user.name.clone(),
+            mark: user.mark.clone(),
             mode,
             remember,
             device_name,
+            device: None,
             browser: browser.map(hash),
             until: Timestamp::now().seconds() + LIFE,
-        })
+        }
+    }
+
+    pub(super) fn with(self, device: Option<String>) -> Self {
+        Self { device, ..self }
     }
 
     /// Whether it is not too old, and shown by the browser that it was made for.

@@ -6,9 +6,11 @@
 
 pub mod accounts;
 mod client;
+pub mod devices;
 pub mod embedded;
 pub mod feed;
 mod keys;
+pub mod limits;
 mod reply;
 mod scripts;
 pub mod sessions;
@@ -112,6 +114,10 @@ impl Store {
             async { tokio::join!(self.pool.quit(), join_all(self.feeds.iter().map(Client::quit))) };
         let _ = tokio::time::timeout(Duration::from_millis(500), close).await;
     }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// A server that evicts keys loses sessions silently; one before 7.0 cannot run the scripts.

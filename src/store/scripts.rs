@@ -52,6 +52,8 @@ script!(UPDATE, "session_update", "", [BUCKET, RECORD, SESSION, DESCRIBE]);
 script!(TOUCH, "session_touch", "", [BUCKET, RECORD, SESSION]);
 script!(REVOKE, "session_revoke", "allow-oom", [BUCKET, RECORD, FEED, SESSION]);
 script!(REVOKE_ALL, "session_revoke_all", "allow-oom", [BUCKET, RECORD, FEED, SESSION]);
+script!(LIMIT, "rate_limit", "", [BUCKET]);
+script!(DEVICE, "device_seen", "", [BUCKET]);
 script!(ACCOUNT, "account_sync", "allow-oom", [BUCKET, RECORD, FEED, SESSION]);
 script!(EVERYTHING, "revoke_everything", "allow-oom", [BUCKET, RECORD, FEED]);
 script!(SWEEP, "session_sweep", "allow-oom", [BUCKET, RECORD, SESSION]);
@@ -103,6 +105,8 @@ mod tests {
             &TOUCH,
             &REVOKE,
             &REVOKE_ALL,
+            &LIMIT,
+            &DEVICE,
             &ACCOUNT,
             &EVERYTHING,
             &SWEEP,

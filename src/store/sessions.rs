@@ -7,7 +7,7 @@ use fred::prelude::*;
 
 pub use super::reply::Record;
 use super::reply::{Fields, Reply};
-use super::{Store, StoreError, keys, scripts};
+use super::{Store, StoreError, keys, millis, scripts};
 use crate::config::OnLimit;
 use crate::model::{EndCause, Location, Session, SessionId, Timestamp, UserId};
 use crate::token::handle::Seed;
@@ -38,6 +38,8 @@ pub struct Limits {
 pub struct Origin {
     /// The mark of the password.
     pub mark: Option<String>,
+    /// The device, when it is remembered.
+    pub device: Option<String>,
     /// What its user chose to end for it.
     pub choice: Option<Choice>,
 }
@@ -146,10 +148,6 @@ fn short(digest: &Digest) -> i64 {
     digest.as_ref().first_chunk().map_or(0, |bytes| i64::from_be_bytes(*bytes))
 }
 
-fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
-}
-
 impl Store {
     /// Starts a session. When it is repeatable, its id names the request too, and the same id again is
     /// the same answer; otherwise the id must be a new one.
@@ -202,6 +200,9 @@ impl Store {
         field("w", session.auth_method.as_str().into());
         if let Some(mark) = &origin.mark {
             field("k", mark.as_str().into());
+        }
+        if let Some(device) = &origin.device {
+            field("z", device.as_str().into());
         }
         if session.remembered {
             field("m", "1".into());

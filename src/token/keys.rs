@@ -116,6 +116,7 @@ pub struct HandleKey {
     pub(super) refresh: Purpose,
     pub(super) cookie: Purpose,
     pub(super) ticket: hmac::Key,
+    pub(super) device: hmac::Key,
     request: hmac::Key,
 }
 
@@ -137,6 +138,7 @@ impl HandleKey {
             refresh: Purpose { mac: key(b"handle mac v1")?, seal: key(b"handle seal v1")? },
             cookie: Purpose { mac: key(b"cookie mac v1")?, seal: key(b"cookie seal v1")? },
             ticket: key(b"login ticket v1")?,
+            device: key(b"device v1")?,
             request: key(b"request id v1")?,
         })
     }

@@ -17,18 +17,22 @@ const HEAD: usize = 4 + 32;
 pub enum Sealed {
     /// A login that waits until a session is chosen to end.
     Ticket,
+    /// The name of a device.
+    Device,
 }
 
 impl Sealed {
     fn prefix(self) -> &'static str {
         match self {
             Self::Ticket => "ght_",
+            Self::Device => "ghd_",
         }
     }
 
     fn key(self, key: &HandleKey) -> &hmac::Key {
         match self {
             Self::Ticket => &key.ticket,
+            Self::Device => &key.device,
         }
     }
 

@@ -1,0 +1,35 @@
+//! The devices that users chose to remember.
+
+use fred::prelude::*;
+
+use super::reply::Reply;
+use super::{Store, StoreError, keys, scripts};
+use crate::model::UserId;
+
+impl Store {
+    /// What a device of a user is called, if it is remembered.
+    pub async fn device_name(
+        &self,
+        user: &UserId,
+        device: &str,
+    ) -> Result<Option<String>, StoreError> {
+        let key = keys::device(self.bucket_of(user), user);
+        let value: Option<String> = self.pool.hget(key, device).await?;
+        Ok(value.and_then(|value| Some(value.splitn(3, ' ').nth(2)?.to_owned())))
+    }
+
+    /// Remembers a device of a user.
+    pub async fn device_seen(
+        &self,
+        user: &UserId,
+        device: &str,
+        name: &str,
+    ) -> Result<(), StoreError> {
+        let args = vec![user.as_str().into(), device.into(), name.into()];
+        let values = self.run(&scripts::DEVICE, self.bucket_of(user), args).await?;
+        let mut reply = Reply::new("device_seen", values);
+        reply.text()?;
+        let same = reply.text()? == user.as_str() && reply.text()? == device;
+        reply.must_echo(same)
+    }
+}
