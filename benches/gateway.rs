@@ -11,6 +11,7 @@ use axum::response::Response;
 use gatehouse::check::Follower;
 use gatehouse::config::{self, Scope, ServiceKey};
 use gatehouse::http::{self, Routes};
+use gatehouse::login::users::Users;
 use gatehouse::sessions::location::Locations;
 use gatehouse::state::{self, retention};
 use gatehouse::store::Store;
@@ -61,6 +62,7 @@ impl Gateway {
             store.clone(),
             keys,
             locations,
+            Users::open(None).unwrap(),
             metrics::install().unwrap(),
         );
         let (check, stop) = (&gateway.check, CancellationToken::new());

@@ -18,7 +18,7 @@ use futures::{StreamExt as _, stream};
 use gatehouse::config::{self, OnLimit};
 use gatehouse::model::{DeviceClass, Location, Session, SessionId, Timestamp};
 use gatehouse::store::Store;
-use gatehouse::store::sessions::{Activity, Limits};
+use gatehouse::store::sessions::{Activity, Limits, Origin};
 use redis::Redis;
 use serde_json::json;
 
@@ -109,7 +109,12 @@ async fn main() {
     let create = |user: String, id: u128| {
         let store = &store;
         async move {
-            drop(store.session_create(session(&user, id), SEED, 1, LIMITS, false).await.unwrap());
+            drop(
+                store
+                    .session_create(session(&user, id), SEED, 1, LIMITS, false, &Origin::default())
+                    .await
+                    .unwrap(),
+            );
         }
     };
     create("first".into(), u128::MAX).await;

@@ -1,12 +1,15 @@
 -- session_create: starts a session within the user's limit, which no race can exceed.
 -- KEYS   1 feed of the bucket
--- ARGV   1 retention ms, 2 sid, 3 user, 4 limit, 5 policy (evict_oldest | evict_idle | reject),
+-- ARGV   1 retention ms, 2 sid, 3 user, 4 limit, 5 policy (evict_oldest | evict_idle | reject |
+--        resolve:<ticket>:<ms it is kept for>:<sid>,<sid>..),
 --        6 idle ms, 7 absolute ms, 8 replay window ms (0: the id is new), 9 agent id, 10 agent text, 11 country,
 --        12 device class, 13.. further fields of the record and their values
 -- Reply  {created, sid, user, issued, expiry, absolute, {evicted sids}}
 --        {replayed, sid, user, issued, expiry, record}: the same request, sent again
 --        {conflict, sid, user}: the id was used before, too long ago or its tokens are in use
---        {limit, sid, user, {sid, expiry, agent, record}..}: `reject`, and nothing was done
+--        {limit, sid, user, {sid, expiry, agent, record}..}: `reject`, or what was chosen is not enough,
+--        and nothing was done
+--        {spent, sid, user}: the ticket was used before
 local sid, user, limit, policy = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local window, mine = tonumber(ARGV[8]), key('user:' .. ARGV[3])
 
@@ -28,6 +31,32 @@ local function finish(entry, cause)
 end
 
 local evicted = {}
+
+-- A ticket admits once, in place of the sessions that its holder chose.
+local ticket, kept, chosen = string.match(policy, '^resolve:([^:]+):(%d+):(.*)$')
+if ticket then
+  if redis.call('EXISTS', key('ticket:' .. ticket)) == 1 then
+    return { 'spent', sid, user }
+  end
+  local entries, going, left = redis.call('ZRANGE', mine, 0, -1), {}, 0
+  for _, entry in ipairs(entries) do
+    if string.find(chosen, sid_of(entry), 1, true) then
+      going[#going + 1] = entry
+    elseif expiry_of(sid_of(entry), user, created_of(entry)) then
+      left = left + 1
+    end
+  end
+  if left >= limit then
+    return { 'limit', sid, user, unpack(describe(entries)) }
+  end
+  redis.call('SET', key('ticket:' .. ticket), '', 'PX', kept)
+  for _, entry in ipairs(going) do
+    local victim = finish(entry, 'revoked')
+    publish('s:' .. victim)
+    evicted[#evicted + 1] = victim
+  end
+end
+
 local live, entries = redis.call('ZCARD', mine), {}
 if live >= limit then
   -- What has ended and the sweeper has not come by to.

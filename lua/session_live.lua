@@ -3,9 +3,8 @@
 -- ARGV   1 retention ms, 2 sid
 -- Reply  {live, sid, user}
 --        {unknown | expired | orphaned | everything | ended:<cause>, sid, user}
--- Works when memory is full.
--- It writes, because a primary that was cut off and replaced goes on answering reads.
-redis.call('HSET', feed, 'beat', now)
+-- Works when memory is full. Writes nothing, but counts as a write: a primary that was cut off and
+-- replaced goes on answering reads.
 local sid = ARGV[2]
 local user, created = unpack(redis.call('HMGET', key('session:' .. sid), 'u', 'c'))
 if not user then

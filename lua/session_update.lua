@@ -1,4 +1,5 @@
--- session_update: what the owner may change of a session.
+-- session_update: what the owner may change of a session. Its device is renamed with it, and forgotten
+-- when the session is not to be remembered any more.
 -- KEYS   1 feed of the bucket
 -- ARGV   1 retention ms, 2 sid, 3 owner, 4 device name (empty: unchanged),
 --        5 remembered (0, 1, empty: unchanged), 6 idle ms when remembered changes
@@ -10,8 +11,16 @@ local expiry = record and record.u == owner and expiry_of(sid, record.u, tonumbe
 if not expiry then
   return { 'unknown', sid, owner }
 end
+local devices = key('device:' .. owner)
 if ARGV[4] ~= '' then
   redis.call('HSET', key('session:' .. sid), 'n', ARGV[4])
+  local times = record.z and string.match(redis.call('HGET', devices, record.z) or '', '^%d+ %d+ ')
+  if times then
+    redis.call('HSET', devices, record.z, times .. ARGV[4])
+  end
+end
+if ARGV[5] == '0' and record.z then
+  redis.call('HDEL', devices, record.z)
 end
 if ARGV[5] ~= '' then
   redis.call('HSET', key('session:' .. sid), 'm', ARGV[5], 'i', ARGV[6])

@@ -11,6 +11,7 @@
 //! - [`grpc`]: Envoy's dialect over gRPC, which asks `http` for the decision.
 //! - [`state`]: wires the parts together.
 //! - [`check`]: the hot path: credential → verified identity → revoked? → answer.
+//! - [`login`]: how people log in, and what keeps others from it.
 //! - [`sessions`]: what can be done with a session. No HTTP, no Redis commands.
 //! - [`store`]: the only room that knows Redis: connections, keys, scripts, the feed.
 //! - [`token`]: access tokens, assertions, refresh handles, keys.
@@ -24,6 +25,7 @@ pub mod cli;
 pub mod config;
 pub mod grpc;
 pub mod http;
+pub mod login;
 pub mod model;
 #[cfg(feature = "mutations")]
 pub mod mutation;

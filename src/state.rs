@@ -11,8 +11,10 @@ use tokio::sync::Semaphore;
 
 use crate::check::{Activities, ActivityWriter, Check};
 use crate::config::Config;
-use crate::http::Failures;
-use crate::model::{Revocation, Session, UserId};
+use crate::http::{Cookies, Failures};
+use crate::login::Logins;
+use crate::login::users::Users;
+use crate::model::{Revocation, Session, SessionId, UserId};
 use crate::sessions::Sessions;
 use crate::sessions::location::Locations;
 use crate::store::Store;
@@ -27,7 +29,11 @@ pub struct Gateway {
     /// The hot path.
     pub check: Check,
     /// What can be done with a session.
-    pub sessions: Sessions,
+    pub sessions: Arc<Sessions>,
+    /// How browsers keep sessions.
+    pub cookies: Cookies,
+    /// How people log in.
+    pub logins: Logins,
     /// For requests to the API, one each.
     pub places: Semaphore,
     /// Addresses whose credentials were refused.
@@ -57,6 +63,7 @@ impl Gateway {
         store: Store,
         keys: Arc<KeyRing>,
         locations: Arc<Locations>,
+        users: Users,
         metrics: PrometheusHandle,
     ) -> (Arc<Self>, ActivityWriter) {
         let tokens = AccessTokens {
@@ -71,12 +78,20 @@ impl Gateway {
             Arc::clone(&keys),
             tokens.clone(),
             activities,
-            config.check.remembered_tokens,
-            config.check.max_revocations,
-            config.check.max_staleness,
+            &config.check,
+            config.redis.timeout,
         );
-        let sessions = Sessions::new(store.clone(), keys, tokens, Arc::clone(&locations), &config);
+        let sessions = Sessions::new(
+            store.clone(),
+            Arc::clone(&keys),
+            tokens,
+            Arc::clone(&locations),
+            &config,
+        );
+        let sessions = Arc::new(sessions);
         let gateway = Self {
+            cookies: Cookies::new(&config),
+            logins: Logins::new(users, Arc::clone(&sessions), store.clone(), keys, &config.limits),
             places: Semaphore::new(config.limits.requests_at_once),
             failures: Failures::per_minute(config.limits.failures_per_minute),
             config,
@@ -95,6 +110,13 @@ impl Gateway {
     /// The store has ended something of a user: this gateway need not wait for the feed to say so.
     pub(crate) fn ended(&self, user: &UserId, revocation: Revocation) {
         self.check.revocations.end(self.store.bucket_of(user), revocation);
+    }
+
+    /// Sessions of a user gave way to a new one.
+    pub(crate) fn evicted(&self, user: &UserId, sessions: &[SessionId]) {
+        for session in sessions {
+            self.ended(user, Revocation::Session(*session));
+        }
     }
 
     /// The same, and whether as many replicas have it as the settings ask for.

@@ -1,11 +1,12 @@
 //! The hot path: is this request from a live session?
 //!
 //! Answered from memory. A token's signature is verified once and remembered by its exact bytes;
-//! what was revoked is looked up after that, always. The feed keeps the revocations current and
+//! a cookie's session is loaded once and remembered too. What was revoked is looked up after that, always. The feed keeps the revocations current and
 //! proves twice a second that it does; when the proof is too old, Redis is asked for every check.
 
 mod activity;
 mod assertions;
+mod cookie;
 mod follow;
 mod freshness;
 mod hash;
@@ -28,8 +29,10 @@ pub use identity::Identity;
 pub use news::{Missed, News};
 pub use revocations::Revocations;
 
+use cookie::Cookies;
 use hash::RandomHash;
 
+use crate::config;
 use crate::model::Timestamp;
 use crate::store::Store;
 use crate::telemetry::metrics::Source;
@@ -70,37 +73,39 @@ pub struct Check {
     max_staleness: Duration,
     /// For checks that ask Redis, one each.
     places: Semaphore,
+    cookies: Cookies,
 }
 
 impl Check {
-    /// A check over what the feed will make known.
+    /// A check over what the feed will make known. Who waits for the store waits for `patience`.
     pub fn new(
         store: Store,
         keys: Arc<KeyRing>,
         tokens: AccessTokens,
         activities: Activities,
-        remembered_tokens: usize,
-        max_revocations: usize,
-        max_staleness: Duration,
+        settings: &config::Check,
+        patience: Duration,
     ) -> Self {
+        let remembered = settings.remembered_tokens;
         let buckets = usize::from(store.buckets());
         Self {
             assertions: Assertions::new(tokens.issuer.clone(), Arc::clone(&keys)),
             tokens,
             keys,
-            revocations: Arc::new(Revocations::new(buckets, max_revocations)),
+            revocations: Arc::new(Revocations::new(buckets, settings.max_revocations)),
             freshness: Arc::new(Freshness::new(buckets, store.feed_readers())),
             activities,
             store,
             verified: Cache::with(
-                remembered_tokens,
-                remembered_tokens as u64,
+                remembered,
+                remembered as u64,
                 UnitWeighter,
                 RandomHash::default(),
                 DefaultLifecycle::default(),
             ),
-            max_staleness,
+            max_staleness: settings.max_staleness,
             places: Semaphore::new(STORE_CHECKS),
+            cookies: Cookies::new(remembered, patience),
         }
     }
 
@@ -120,20 +125,19 @@ impl Check {
             return (Err(Refusal::Revoked), Source::Memory);
         }
         if strict || self.freshness.staleness(identity.bucket, instant) > self.max_staleness {
-            let Ok(_place) = self.places.try_acquire() else {
-                return (Err(Refusal::Unknown), Source::Store);
-            };
-            let live = self.store.session_live(identity.bucket, identity.session).await;
-            let answer = match live {
-                Ok(Some(user)) if user == identity.user => Ok(identity),
-                Ok(_) => Err(Refusal::Revoked),
-                #[cfg(feature = "mutations")]
-                Err(_) if crate::mutation::is(crate::mutation::Mutation::FailOpen) => Ok(identity),
-                Err(_) => Err(Refusal::Unknown),
-            };
-            return (answer, Source::Store);
+            return (self.ask(identity).await, Source::Store);
         }
         (Ok(identity), Source::Memory)
+    }
+
+    /// Whether the store says that the session is live.
+    async fn ask(&self, identity: Arc<Identity>) -> Result<Arc<Identity>, Refusal> {
+        let _place = self.places.try_acquire().map_err(|_| Refusal::Unknown)?;
+        match self.store.session_live(identity.bucket, identity.session).await {
+            Ok(Some(user)) if user == identity.user => Ok(identity),
+            Ok(_) => Err(Refusal::Revoked),
+            Err(_) => Err(Refusal::Unknown),
+        }
     }
 
     /// The identity of a genuine token. Only what was verified is remembered, without the header,

@@ -145,6 +145,11 @@ impl Revocations {
                 .is_some_and(|cuts| cuts.cover(session.id, session.created))
     }
 
+    /// Whether a session is dead by name, whatever was issued for it.
+    pub(super) fn name(&self, session: SessionId) -> bool {
+        self.sessions.pin().contains_key(&session.as_u128())
+    }
+
     /// Learns from the feed of a revocation that was made at some time. In any order and any number
     /// of times.
     pub fn learn(&self, bucket: u8, revocation: &Revocation, at: Timestamp) {

@@ -1,8 +1,10 @@
 //! `serve --dev`: a gateway to try out.
 
+use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use aws_lc_rs::{digest, rand};
@@ -10,6 +12,45 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::config::{Config, Scope, ServiceKey};
+use crate::login::password;
+
+/// Makes a password file with `demo` and `admin`, unless there is one. Returns the passwords it made.
+fn people(config: &mut Config) -> anyhow::Result<Vec<(&'static str, String)>> {
+    if config.login.users_file.is_some() {
+        return Ok(Vec::new());
+    }
+    let path = config.redis.state_dir.join("users.toml");
+    config.login.users_file = Some(path.clone());
+    if path.exists() {
+        return Ok(Vec::new());
+    }
+    let (mut made, mut text) = (Vec::new(), String::new());
+    for (name, roles) in [("demo", ""), ("admin", "\"admin\"")] {
+        let password = random(12)?;
+        let hash = password::hash(password.as_bytes()).map_err(anyhow::Error::msg)?;
+        writeln!(text, "[[users]]\nname = \"{name}\"\npassword = \"{hash}\"\nroles = [{roles}]\n")?;
+        made.push((name, password));
+    }
+    write_private(&path, &text)?;
+    Ok(made)
+}
+
+fn random(bytes: usize) -> anyhow::Result<String> {
+    let mut secret = vec![0; bytes];
+    rand::fill(&mut secret).map_err(|_| anyhow::anyhow!("no randomness"))?;
+    Ok(URL_SAFE_NO_PAD.encode(secret))
+}
+
+fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .with_context(|| path.display().to_string())
+}
 
 /// Loopback only, and a service key that may do everything, printed at its first start.
 pub(super) fn prepare(config: &mut Config) -> anyhow::Result<()> {
@@ -37,17 +78,8 @@ pub(super) fn prepare(config: &mut Config) -> anyhow::Result<()> {
     let (key, made) = if let Ok(key) = fs::read_to_string(&path) {
         (key.trim().to_owned(), false)
     } else {
-        let mut bytes = [0; 24];
-        rand::fill(&mut bytes).map_err(|_| anyhow::anyhow!("no randomness"))?;
-        let key = format!("ghk_{}", URL_SAFE_NO_PAD.encode(bytes));
-        OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&path)
-            .and_then(|mut file| writeln!(file, "{key}"))
-            .with_context(|| path.display().to_string())?;
+        let key = format!("ghk_{}", random(24)?);
+        write_private(&path, &format!("{key}\n"))?;
         (key, true)
     };
     let mut sha256 = [0; 32];
@@ -63,11 +95,15 @@ pub(super) fn prepare(config: &mut Config) -> anyhow::Result<()> {
             Scope::AdminWrite,
         ],
     });
+    let passwords = people(config)?;
     eprintln!("Development mode: not for production.");
     if made {
         eprintln!("  service key  {key}   (also in {})", path.display());
     } else {
         eprintln!("  service key  in {}", path.display());
+    }
+    for (name, password) in passwords {
+        eprintln!("  user {name:<7} password {password}   (is not shown again)");
     }
     Ok(())
 }

@@ -3,12 +3,14 @@
 mod dev;
 mod serve;
 
+use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, Config};
+use crate::login::password::{self, PASSWORD_MAX};
 use crate::store::embedded;
 use crate::token::{KeyRing, keys};
 
@@ -35,6 +37,8 @@ enum Command {
         #[command(flatten)]
         settings: Settings,
     },
+    /// Read a password from standard input, print the line for a password file
+    HashPassword,
     /// Make or list signing keys
     Keys {
         #[command(subcommand)]
@@ -116,6 +120,15 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::CheckConfig { settings } => {
             print!("{}", settings.load()?.to_toml_redacted());
+            Ok(())
+        }
+        Command::HashPassword => {
+            let mut password = Vec::new();
+            let most = u64::try_from(PASSWORD_MAX + 2).unwrap_or(u64::MAX);
+            std::io::stdin().take(most).read_to_end(&mut password)?;
+            let line = password.strip_suffix(b"\n").unwrap_or(&password);
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            println!("{}", password::hash(line).map_err(anyhow::Error::msg)?);
             Ok(())
         }
         Command::ExampleConfig => {

@@ -14,6 +14,7 @@ use crate::check::Follower;
 use crate::config::{Config, LogFormat};
 use crate::grpc;
 use crate::http::{self, listener};
+use crate::login::users::Users;
 use crate::sessions::device;
 use crate::sessions::location::Locations;
 use crate::state::{Gateway, retention};
@@ -55,6 +56,7 @@ async fn serve(config: Config, url: &str) -> anyhow::Result<()> {
     let metrics = metrics::install()?;
     let keys = Arc::new(KeyRing::open(&config.keys_dir(), config.tokens.algorithm)?);
     let locations = Arc::new(Locations::open(config.geoip.database.as_deref())?);
+    let users = Users::open(config.login.users_file.as_deref())?;
     let retention = retention(&config);
     let store = Store::connect(&config.redis, url, retention)?;
     let public = listener::bind(config.server.listen, "server.listen").await?;
@@ -63,7 +65,7 @@ async fn serve(config: Config, url: &str) -> anyhow::Result<()> {
         Some(address) => Some(listener::bind(address, "server.grpc_listen").await?),
         None => None,
     };
-    let (gateway, writer) = Gateway::new(config, store.clone(), keys, locations, metrics);
+    let (gateway, writer) = Gateway::new(config, store.clone(), keys, locations, users, metrics);
     let server = &gateway.config.server;
     tracing::info!(
         listen = %public.local_addr()?,
@@ -105,6 +107,7 @@ async fn serve(config: Config, url: &str) -> anyhow::Result<()> {
     let mut work = JoinSet::new();
     work.spawn(writer.run(no_work.clone()));
     work.spawn(until(no_work.clone(), upkeep(Arc::clone(&gateway))));
+    work.spawn(accounts(Arc::clone(&gateway), no_work.clone()));
     let follower = Follower {
         store: store.clone(),
         revocations: Arc::clone(&gateway.check.revocations),
@@ -168,6 +171,10 @@ async fn prepare(
         Some(Err(error)) => anyhow::anyhow!("a part of the gateway died: {error}"),
         _ => anyhow::anyhow!("a part of the gateway ended"),
     }
+}
+
+async fn accounts(gateway: Arc<Gateway>, stop: CancellationToken) {
+    gateway.logins.follow(stop).await;
 }
 
 /// What has ended is cleared away by whichever gateway comes by.

@@ -38,6 +38,8 @@ pub struct Config {
     pub sessions: Sessions,
     /// What answers from memory.
     pub check: Check,
+    /// What browsers keep.
+    pub cookie: Cookie,
     /// Who may begin sessions.
     pub login: Login,
     /// What a client may do before it has to wait.
@@ -125,6 +127,11 @@ pub struct Tokens {
 pub struct Sessions {
     /// Sessions that a user may have at once.
     pub limit: u32,
+    /// The same for users with a role; of several the lowest counts.
+    #[serde(default)]
+    pub role_limits: Vec<RoleLimit>,
+    /// What happens to one more that a person logs in for.
+    pub on_limit: OnLogin,
     /// What happens to one more that a backend asks for.
     pub on_limit_service: OnLimit,
     /// Ends a session that is unused for this long.
@@ -143,6 +150,16 @@ pub struct Sessions {
     pub refresh_extends_idle: bool,
 }
 
+/// `[[sessions.role_limits]]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RoleLimit {
+    /// The role.
+    pub role: String,
+    /// Sessions that a user with it may have at once.
+    pub limit: u32,
+}
+
 /// `[check]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -150,7 +167,7 @@ pub struct Check {
     /// How long a gateway that no longer hears of revocations goes on answering.
     #[serde(with = "duration")]
     pub max_staleness: Duration,
-    /// Verified tokens that are kept in memory.
+    /// Verified tokens, and as many cookies, that are kept in memory.
     pub remembered_tokens: usize,
     /// Revocations that are kept one by one.
     pub max_revocations: usize,
@@ -161,12 +178,26 @@ pub struct Check {
     pub cors_origins: Vec<String>,
 }
 
+/// `[cookie]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cookie {
+    /// Without the prefix that its attributes earn it.
+    pub name: String,
+    /// A domain that the gateway and the protected applications share; empty: the gateway alone.
+    pub domain: String,
+}
+
 /// `[login]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Login {
     /// The page that logs people in; navigation without a session is sent there.
     pub url: Option<Url>,
+    /// Who may log in with a password; read again when it changes.
+    pub users_file: Option<PathBuf>,
+    /// Where the gateway's own login page sends people back to, beside itself.
+    pub return_origins: Vec<Url>,
     /// Backends that may call the API; no two share a name or a key.
     #[serde(default)]
     pub service_keys: Vec<ServiceKey>,
@@ -193,6 +224,15 @@ pub struct Limits {
     pub failures_per_minute: u32,
     /// Requests to the API that are answered at once.
     pub requests_at_once: usize,
+    /// Logins an account may try in a minute, from devices that are not known to be its user's.
+    pub logins_per_account: u32,
+    /// Logins that may be tried from an address (IPv6: a /64) in a minute.
+    pub logins_per_address: u32,
+    /// Logins that may be tried in a minute, over all gateways.
+    pub logins_in_all: u32,
+    /// The longest that failures make an account wait.
+    #[serde(with = "duration")]
+    pub longest_delay: Duration,
 }
 
 /// `[geoip]`
@@ -241,6 +281,20 @@ pub enum Durability {
     Async,
     /// When replicas have it; 202 instead of 204 when they do not say so in time.
     Wait,
+}
+
+/// What happens when a person who logs in has all the sessions that they may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnLogin {
+    /// They choose which session ends.
+    Ask,
+    /// The session that began first gives way.
+    EvictOldest,
+    /// The session that is unused for longest gives way.
+    EvictIdle,
+    /// They are refused.
+    Reject,
 }
 
 /// What gives way when a user has all the sessions that `sessions.limit` allows.
@@ -299,6 +353,12 @@ impl Config {
             Some(issuer) => issuer.clone(),
             None => self.server.public_url.as_str().trim_end_matches('/').to_owned(),
         }
+    }
+
+    /// The page that logs people in, if there is one: another application's, or the gateway's own.
+    pub fn login_page(&self) -> Option<Url> {
+        let own = || self.server.public_url.join("login").ok();
+        self.login.url.clone().or_else(|| self.login.users_file.as_ref().and_then(|_| own()))
     }
 
     /// Where the keys lie.

@@ -113,6 +113,8 @@ fn defaults() {
         },
         sessions: Sessions {
             limit: 15,
+            role_limits: Vec::new(),
+            on_limit: OnLogin::Ask,
             on_limit_service: OnLimit::EvictOldest,
             idle: seconds(24 * hour),
             absolute: seconds(7 * 24 * hour),
@@ -127,8 +129,21 @@ fn defaults() {
             activity_flush: seconds(5),
             cors_origins: Vec::new(),
         },
-        login: Login { url: None, service_keys: Vec::new() },
-        limits: Limits { failures_per_minute: 60, requests_at_once: 1024 },
+        cookie: Cookie { name: "gatehouse".to_owned(), domain: String::new() },
+        login: Login {
+            users_file: None,
+            return_origins: Vec::new(),
+            url: None,
+            service_keys: Vec::new(),
+        },
+        limits: Limits {
+            failures_per_minute: 60,
+            requests_at_once: 1024,
+            logins_per_account: 10,
+            logins_per_address: 30,
+            logins_in_all: 600,
+            longest_delay: seconds(15 * 60),
+        },
         geoip: GeoIp { database: None },
         sweep: Sweep { interval: seconds(5) },
         log: Log { level: "info".to_owned(), format: LogFormat::Text },
@@ -166,7 +181,8 @@ fn json_paths(path: &str, value: &serde_json::Value) -> BTreeSet<String> {
 #[test]
 fn reference_and_settings_have_the_same_keys() {
     // JSON, unlike TOML, shows what is not set.
-    let config = given().file(&service_keys()).ok();
+    let limits = "[[sessions.role_limits]]\nrole = 'admin'\nlimit = 3\n";
+    let config = given().file(&format!("{}{limits}", service_keys())).ok();
     let json = serde_json::to_value(config).unwrap();
     assert_eq!(paths("", &KNOWN), json_paths("", &json));
 }
@@ -178,6 +194,7 @@ fn examples_are_valid() {
     let database = given.write("city.mmdb", "");
     known["geoip"]["database"] = database.to_str().unwrap().into();
     known["redis"]["ca_file"] = database.to_str().unwrap().into();
+    known["cookie"]["domain"] = "".into();
     let config = given.file(&known.to_string()).ok();
     assert_eq!(config.issuer(), "https://login.example.com");
     assert_eq!(config.keys_dir(), Path::new("/etc/gatehouse/keys"));
@@ -236,7 +253,7 @@ fn unknown_keys() {
     let file = "top = 1\n[servr]\nlisten = 1\n[server]\nlisen = 1\nfoo = 1\n\
         [[login.service_keys]]\nnam = 'shop'";
     let sections =
-        "server, redis, tokens, sessions, check, login, limits, geoip, sweep, log; set in";
+        "server, redis, tokens, sessions, check, cookie, login, limits, geoip, sweep, log; set in";
     let keys = "listen, ops_listen, grpc_listen, public_url, trusted_proxies, drain, max_connections; \
          set in";
     assert_eq!(
@@ -364,6 +381,8 @@ fn ranges() {
         ("limits.requests_at_once", ["1", "100000"], ["0", "100001"], "1 to 100000"),
         ("check.activity_flush", ["100ms", "60s"], ["99ms", "61s"], "100ms to 1m"),
         ("limits.failures_per_minute", ["1", "100000"], ["0", "100001"], "1 to 100000"),
+        ("limits.logins_per_account", ["1", "1000000"], ["0", "1000001"], "1 to 1000000"),
+        ("limits.longest_delay", ["1s", "1h"], ["999ms", "3601s"], "1s to 1h"),
         ("sweep.interval", ["100ms", "10m"], ["99ms", "601s"], "100ms to 10m"),
     ] {
         for value in fine {
@@ -400,6 +419,11 @@ fn rules_of_one_key() {
         ("server.public_url", "http://a?b", "holds more than scheme, host and port"),
         ("server.public_url", "http://a#b", "holds more than scheme, host and port"),
         ("server.public_url", "http://u@a", "holds a user name or a password"),
+        ("cookie.name", "", "\"\" is not 1 to 32 letters"),
+        ("cookie.name", "a=b", "\"a=b\" is not 1 to 32 letters"),
+        ("cookie.domain", "example.com", "\"example.com\" is neither the host"),
+        ("cookie.domain", "1", "\"1\" is neither the host"),
+        ("login.return_origins", "https://a,https://b/c", "holds more than scheme"),
         ("login.url", "javascript:alert()", "is neither http nor https"),
         ("login.url", "http://:p@a/b?c", "holds a user name or a password"),
         ("geoip.database", "/", "/ is not a file"),
@@ -409,7 +433,11 @@ fn rules_of_one_key() {
         ("log.level", "info,gatehouse=loud", "\"info,gatehouse=loud\" is neither a level nor a "),
     ] {
         let refused = given().set(key, value).refused();
-        assert!(refused.starts_with(&format!("{key}: {what}")), "{refused}");
+        assert!(
+            refused.starts_with(&format!("{key}: {what}"))
+                || refused.starts_with(&format!("{key}[1]: {what}")),
+            "{refused}"
+        );
         assert_eq!(refused.lines().count(), 1, "{refused}");
     }
     for level in ["off", "WARN", "info,gatehouse=debug", "info,hyper[span{a=1}]=trace"] {

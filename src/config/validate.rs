@@ -11,7 +11,7 @@ use tracing_subscriber::filter::LevelFilter;
 use url::Url;
 
 use super::duration::Shown;
-use super::{Config, EMBEDDED};
+use super::{Config, EMBEDDED, RoleLimit};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -34,9 +34,14 @@ pub(super) fn problems(config: &Config) -> Vec<(String, String)> {
     tokens(config, &mut found);
     sessions(config, &mut found);
     check(config, &mut found);
+    cookie(config, &mut found);
     login(config, &mut found);
     found.range(at!(config.limits.failures_per_minute), 1..=100_000);
     found.range(at!(config.limits.requests_at_once), 1..=100_000);
+    found.range(at!(config.limits.logins_per_account), 1..=1_000_000);
+    found.range(at!(config.limits.logins_per_address), 1..=1_000_000);
+    found.range(at!(config.limits.logins_in_all), 1..=1_000_000);
+    found.time(at!(config.limits.longest_delay), SECOND..=60 * MINUTE);
     geoip(config, &mut found);
     found.time(at!(config.sweep.interval), SECOND / 10..=10 * MINUTE);
     log(config, &mut found);
@@ -127,6 +132,11 @@ fn sessions(config: &Config, found: &mut Found) {
     // Browsers keep none for longer.
     let cookie = ("a cookie can live", &Duration::from_hours(400 * 24));
     found.range(at!(config.sessions.limit), 1..=100);
+    let (path, limits) = at!(config.sessions.role_limits);
+    for (index, RoleLimit { role, limit }) in limits.iter().enumerate() {
+        found.unless(!role.is_empty(), &format!("{path}[{index}].role"), "is empty");
+        found.range((&format!("{path}[{index}].limit"), limit), 1..=100);
+    }
     found.at_most(access_ttl, idle);
     found.at_most(idle, absolute);
     found.at_most(idle, remembered_idle);
@@ -152,7 +162,27 @@ fn check(config: &Config, found: &mut Found) {
     }
 }
 
+fn cookie(config: &Config, found: &mut Found) {
+    let (key, name) = at!(config.cookie.name);
+    let spelled = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    let fine = (1..=32).contains(&name.len()) && name.bytes().all(spelled);
+    found.unless(fine, key, format_args!("{name:?} is not 1 to 32 letters, digits, - and _"));
+    let (key, domain) = at!(config.cookie.domain);
+    let host = config.server.public_url.host_str().unwrap_or_default();
+    let over = host == domain || host.ends_with(&format!(".{domain}")) && domain.contains('.');
+    let what =
+        format_args!("{domain:?} is neither the host of server.public_url nor a parent of it");
+    found.unless(domain.is_empty() || over, key, what);
+}
+
 fn login(config: &Config, found: &mut Found) {
+    let (path, origins) = at!(config.login.return_origins);
+    for (index, url) in origins.iter().enumerate() {
+        let path = format!("{path}[{index}]");
+        found.page(&path, url);
+        let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+        found.unless(bare, &path, "holds more than scheme, host and port");
+    }
     if let (key, Some(url)) = at!(config.login.url) {
         found.page(key, url);
     }

@@ -28,8 +28,9 @@ pub(super) async fn list(
 ) -> Result<Json<List>, Problem> {
     admin.may(READ, false)?;
     let sessions = gateway.sessions.list(&user_id(&user)?).await?;
+    let roles = sessions.first().map(|newest| newest.roles.clone()).unwrap_or_default();
     let sessions = sessions.iter().map(|session| SessionView::new(session, None)).collect();
-    Ok(Json(List { sessions, limit: gateway.sessions.limit() }))
+    Ok(Json(List { sessions, limit: gateway.sessions.limit(&roles) }))
 }
 
 /// Ends a session of a user.

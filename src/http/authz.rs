@@ -17,7 +17,7 @@ use axum::response::Response;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use url::Url;
 
-use super::caller::bearer;
+use super::caller::Credentials;
 use super::client::{address, is_trusted};
 use crate::check::{Identity, Refusal};
 use crate::model::Timestamp;
@@ -119,20 +119,26 @@ impl Question<'_> {
                 Decision::of(CheckResult::Missing, challenge("Bearer"))
             };
         }
-        let token = match bearer(headers) {
-            Ok(Some(token)) => token,
-            Ok(None) if requirements.optional => {
+        let credentials = match Credentials::read(headers, &self.gateway.cookies) {
+            Ok(credentials) if !credentials.are_missing() => credentials,
+            Ok(_) if requirements.optional => {
                 return Decision::of(CheckResult::Anonymous, allowed(None));
             }
-            Ok(None) => return Decision::of(CheckResult::Missing, self.login("Bearer")),
+            Ok(_) => return Decision::of(CheckResult::Missing, self.login("Bearer")),
             Err(()) => return Decision::of(CheckResult::Invalid, challenge(INVALID)),
         };
         let (check, now) = (&self.gateway.check, Timestamp::now());
-        let (answer, source) = check.authenticate(token, now, start, requirements.strict).await;
+        let (answer, source) =
+            credentials.authenticate(check, now, start, requirements.strict).await;
+        let why = if credentials.bearer.is_some() { INVALID } else { "Bearer" };
         let (result, response) = match answer {
             Err(Refusal::Unknown) => (CheckResult::Unavailable, unavailable()),
-            Err(Refusal::Revoked) => (CheckResult::Revoked, self.login(INVALID)),
-            Err(Refusal::Invalid) => (CheckResult::Invalid, self.login(INVALID)),
+            // A browser goes on sending the cookie of a session that has ended: that is nobody.
+            Err(Refusal::Revoked) if requirements.optional && credentials.bearer.is_none() => {
+                (CheckResult::Anonymous, allowed(None))
+            }
+            Err(Refusal::Revoked) => (CheckResult::Revoked, self.login(why)),
+            Err(Refusal::Invalid) => (CheckResult::Invalid, self.login(why)),
             Ok(identity) => {
                 check.activities.note(&identity, now, || {
                     let proxies = &self.gateway.config.server.trusted_proxies;
@@ -203,7 +209,7 @@ impl Question<'_> {
 
     /// Where people log in, with the way back to the page that was asked for.
     fn login_page(&self) -> Option<HeaderValue> {
-        let page = self.gateway.config.login.url.as_ref()?;
+        let page = self.gateway.config.login_page()?;
         let OriginalUrl { scheme, authority, rest } = self.original.url.as_ref()?;
         let back = Url::parse(&format!("{scheme}://{authority}{rest}")).ok()?;
         let back = utf8_percent_encode(back.as_str(), NON_ALPHANUMERIC);

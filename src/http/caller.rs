@@ -10,11 +10,13 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 
 use super::client;
+use super::cookie::{self, Cookies};
 use super::problem::Problem;
-use crate::check::{Identity, Refusal};
+use crate::check::{Check, Identity, Refusal};
 use crate::config::{Scope, ServiceKey};
 use crate::model::Timestamp;
 use crate::state::Gateway;
+use crate::telemetry::metrics::Source;
 
 /// The credential of an `Authorization: Bearer` header (RFC 6750 section 2.1). Two of them are
 /// none: nobody can say which one counts.
@@ -54,7 +56,58 @@ impl FromRequestParts<Arc<Gateway>> for ClientAddress {
     }
 }
 
-/// A user, by an access token of a live session.
+/// What a request proves a session with.
+#[derive(Clone, Copy)]
+pub(super) struct Credentials<'a> {
+    /// An access token.
+    pub(super) bearer: Option<&'a [u8]>,
+    /// A session cookie.
+    pub(super) cookie: Option<&'a [u8]>,
+}
+
+impl<'a> Credentials<'a> {
+    /// What stands in the header, unless nobody can say what counts.
+    pub(super) fn read(headers: &'a HeaderMap, cookies: &Cookies) -> Result<Self, ()> {
+        Ok(Self { bearer: bearer(headers)?, cookie: cookie::cookie(headers, &cookies.session)? })
+    }
+
+    /// There is none.
+    pub(super) fn are_missing(&self) -> bool {
+        self.bearer.is_none() && self.cookie.is_none()
+    }
+
+    /// Whose they are, if the session is live. Two credentials of different people are nobody's.
+    pub(super) async fn authenticate(
+        self,
+        check: &Check,
+        now: Timestamp,
+        instant: Instant,
+        strict: bool,
+    ) -> (Result<Arc<Identity>, Refusal>, Source) {
+        let (Some(token), Some(cookie)) = (self.bearer, self.cookie) else {
+            return if let Some(token) = self.bearer {
+                check.authenticate(token, now, instant, strict).await
+            } else {
+                let cookie = self.cookie.unwrap_or_default();
+                check.authenticate_cookie(cookie, now, instant, strict).await
+            };
+        };
+        let (answer, source) = check.authenticate(token, now, instant, strict).await;
+        let Ok(identity) = answer else {
+            return (answer, source);
+        };
+        let (other, source) = check.authenticate_cookie(cookie, now, instant, strict).await;
+        let answer = match other {
+            Ok(other) if other.user != identity.user => Err(Refusal::Invalid),
+            Err(refusal @ (Refusal::Invalid | Refusal::Unknown)) => Err(refusal),
+            // A browser goes on sending the cookie of a session that has ended.
+            Ok(_) | Err(Refusal::Revoked) => Ok(identity),
+        };
+        (answer, source)
+    }
+}
+
+/// A user, by an access token or the cookie of a live session.
 pub(super) struct User(pub(super) Arc<Identity>);
 
 impl FromRequestParts<Arc<Gateway>> for User {
@@ -65,24 +118,23 @@ impl FromRequestParts<Arc<Gateway>> for User {
         gateway: &Arc<Gateway>,
     ) -> Result<Self, Problem> {
         let ClientAddress(address) = ClientAddress::from_request_parts(parts, gateway).await?;
-        let token = match bearer(&parts.headers) {
-            Ok(Some(token)) => token,
-            Ok(None) => {
-                return Err(Problem::unauthenticated(
-                    "send an access token: Authorization: Bearer …",
-                ));
-            }
-            Err(()) => {
-                return Err(Problem::unauthenticated("the Authorization header is malformed"));
-            }
-        };
+        let credentials = Credentials::read(&parts.headers, &gateway.cookies).map_err(|()| {
+            Problem::unauthenticated("the Authorization header or the cookie is malformed")
+        })?;
+        if credentials.are_missing() {
+            return Err(Problem::unauthenticated(
+                "send an access token: Authorization: Bearer …, or the session cookie",
+            ));
+        }
+        if credentials.bearer.is_none() {
+            gateway.cookies.refuse_foreign(&parts.method, &parts.headers, true)?;
+        }
         let (check, now) = (&gateway.check, Timestamp::now());
-        match check.authenticate(token, now, Instant::now(), false).await.0 {
+        match credentials.authenticate(check, now, Instant::now(), false).await.0 {
             Ok(identity) => Ok(Self(identity)),
             Err(Refusal::Unknown) => Err(Problem::unavailable()),
             Err(Refusal::Invalid | Refusal::Revoked) => {
-                let refusal =
-                    Problem::unauthenticated("the access token is not valid, or no longer");
+                let refusal = Problem::unauthenticated("the credential is not valid, or no longer");
                 Err(gateway.failures.answer(address, refusal))
             }
         }

@@ -5,9 +5,13 @@ pub(crate) mod authz;
 mod body;
 mod caller;
 mod client;
+mod cookie;
 pub mod listener;
+mod login;
 mod ops;
+mod pages;
 mod problem;
+mod return_to;
 mod revocations;
 mod sessions;
 mod users;
@@ -32,6 +36,7 @@ use crate::state::Gateway;
 use crate::telemetry::metrics;
 pub use client::Failures;
 pub(crate) use client::is_trusted;
+pub use cookie::Cookies;
 use problem::Problem;
 
 /// What a listener answers with.
@@ -69,6 +74,12 @@ impl Routes {
 /// What proxies, clients and backends reach.
 pub fn public(gateway: Arc<Gateway>) -> Routes {
     let others = Router::new()
+        .route("/login", get(pages::login_form).post(pages::login))
+        .route("/login/resolve", post(pages::resolve))
+        .route("/logout", get(pages::logout_form).post(pages::logout))
+        .route("/login.css", get(pages::style))
+        .route("/api/v1/login", post(login::login))
+        .route("/api/v1/login/resolve", post(login::resolve))
         .route("/api/v1/sessions", post(sessions::create))
         .route("/api/v1/sessions/revocations", get(revocations::follow))
         .route("/api/v1/sessions/refresh", post(sessions::refresh))

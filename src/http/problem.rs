@@ -7,10 +7,14 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::login::limits;
 use super::view::SessionView;
+use crate::login::{LoginError, Verdict};
+use crate::model::Session;
 use crate::sessions::SessionError;
 use crate::store::StoreError;
 use crate::store::sessions::Refused;
+use crate::token::KeyError;
 
 /// What went wrong, and with which field.
 #[derive(Debug, Serialize)]
@@ -34,8 +38,12 @@ pub(super) struct Problem {
     errors: Vec<FieldError>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sessions: Option<Vec<SessionView>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ticket: Option<String>,
     #[serde(skip)]
     retry_after: Option<u64>,
+    #[serde(skip)]
+    verdict: Option<Verdict>,
     #[serde(skip)]
     challenge: bool,
 }
@@ -51,7 +59,9 @@ impl Problem {
             trace_id: uuid::Uuid::new_v4().simple().to_string(),
             errors: Vec::new(),
             sessions: None,
+            ticket: None,
             retry_after: None,
+            verdict: None,
             challenge: false,
         }
     }
@@ -117,9 +127,18 @@ impl Problem {
         Self::new(status, "validation_failed", "Method not allowed", detail)
     }
 
+    fn limit(sessions: &[Session]) -> Self {
+        let detail = "the user has as many sessions as they may; end one of them first";
+        let title = "Too many sessions";
+        let sessions = sessions.iter().map(|session| SessionView::new(session, None));
+        Self {
+            sessions: Some(sessions.collect()),
+            ..Self::new(StatusCode::CONFLICT, "session_limit_reached", title, detail)
+        }
+    }
+
     pub(super) fn rate_limited(retry_after: u64) -> Self {
-        let detail =
-            "too many credentials from this address were refused; wait before trying again";
+        let detail = "too many credentials were refused; wait before trying again";
         let problem =
             Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Too many requests", detail);
         Self { retry_after: Some(retry_after), ..problem }
@@ -157,6 +176,35 @@ impl From<StoreError> for Problem {
     }
 }
 
+impl From<KeyError> for Problem {
+    fn from(error: KeyError) -> Self {
+        tracing::error!(%error, "a credential could not be made");
+        Self::internal()
+    }
+}
+
+impl From<LoginError> for Problem {
+    fn from(error: LoginError) -> Self {
+        match error {
+            LoginError::Credentials => Self::new(
+                StatusCode::UNAUTHORIZED,
+                "invalid_credentials",
+                "The login was refused",
+                "the user name or the password is wrong",
+            ),
+            LoginError::Ticket => {
+                Self::unauthenticated("the ticket is not good, or no longer; log in again")
+            }
+            LoginError::Full { sessions, ticket, .. } => Self { ticket, ..Self::limit(&sessions) },
+            LoginError::Limited(verdict) => {
+                Self { verdict: Some(verdict), ..Self::rate_limited(verdict.wait.max(1)) }
+            }
+            LoginError::Busy => Self::overloaded(),
+            LoginError::Session(error) => error.into(),
+        }
+    }
+}
+
 impl From<SessionError> for Problem {
     fn from(error: SessionError) -> Self {
         let refused = |code: &'static str, detail: &str| {
@@ -164,20 +212,9 @@ impl From<SessionError> for Problem {
         };
         match error {
             SessionError::Store(error) => error.into(),
-            SessionError::Key(error) => {
-                tracing::error!(%error, "a token could not be made");
-                Self::internal()
-            }
-            SessionError::Limit(sessions) => {
-                let detail = "the user has as many sessions as they may; end one of them first";
-                let title = "Too many sessions";
-                let sessions = sessions.iter().map(|session| SessionView::new(session, None));
-                Self {
-                    sessions: Some(sessions.collect()),
-                    ..Self::new(StatusCode::CONFLICT, "session_limit_reached", title, detail)
-                }
-            }
-            SessionError::Conflict => {
+            SessionError::Key(error) => error.into(),
+            SessionError::Limit(sessions) => Self::limit(&sessions),
+            SessionError::Conflict | SessionError::Spent => {
                 let title = "The request conflicts with an earlier one";
                 Self::new(StatusCode::CONFLICT, "conflict", title, &error.to_string())
             }
@@ -205,8 +242,8 @@ impl From<SessionError> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let (retry_after, challenge, step_up) =
-            (self.retry_after, self.challenge, self.code == "step_up_required");
+        let (retry_after, verdict) = (self.retry_after, self.verdict);
+        let (challenge, step_up) = (self.challenge, self.code == "step_up_required");
         let mut response = (status, Json(self)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -214,6 +251,9 @@ impl IntoResponse for Problem {
         headers.insert(header::CONTENT_TYPE, json);
         if let Some(seconds) = retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(verdict) = verdict {
+            headers.extend(limits(&verdict));
         }
         if challenge {
             // RFC 9470 section 3 names the error of a login that is too old.

@@ -16,8 +16,8 @@ use super::problem::{FieldError, Problem};
 use super::view::TokensView;
 use crate::config::Scope;
 use crate::model::{EndCause, Revocation};
-use crate::sessions::{NewSession, SessionError};
-use crate::store::sessions::Refused;
+use crate::sessions::{NewSession, SessionError, Voucher};
+use crate::store::sessions::{Origin, Refused};
 use crate::token::access::RESERVED_CLAIMS;
 
 #[derive(Deserialize)]
@@ -120,6 +120,8 @@ impl Create {
                 claims: self.claims,
                 auth_method,
                 request: self.request_id.map(|id| (service, id)),
+                voucher: Voucher::Service,
+                origin: Origin::default(),
             }),
             _ => Err(Problem::invalid_fields(errors)),
         }
@@ -134,10 +136,20 @@ pub(super) async fn create(
 ) -> Result<Response, Problem> {
     service.may(&[Scope::SessionsCreate])?;
     let new = request.checked(service.0.name)?;
-    let (tokens, evicted) = gateway.sessions.create(new).await?;
-    for sid in evicted {
-        gateway.ended(&tokens.session.user, Revocation::Session(sid));
+    let user = new.user.clone();
+    let barred = || Problem::forbidden("the password file has disabled this user");
+    if gateway.logins.bars(&user) {
+        return Err(barred());
     }
+    let (begun, evicted) = gateway.sessions.begin(new).await?;
+    gateway.evicted(&user, &evicted);
+    // They may have been disabled meanwhile, and what they had then was ended before this began.
+    if gateway.logins.bars(&user) {
+        gateway.sessions.revoke(&user, begun.session.id, EndCause::Admin).await?;
+        gateway.ended(&user, Revocation::Session(begun.session.id));
+        return Err(barred());
+    }
+    let tokens = gateway.sessions.tokens(begun)?;
     Ok((StatusCode::CREATED, Json(TokensView::from(tokens))).into_response())
 }
 
@@ -177,9 +189,18 @@ pub(super) fn ended(confirmed: bool) -> StatusCode {
 }
 
 /// The caller's session ends.
-pub(super) async fn logout(State(gateway): App, User(user): User) -> Result<StatusCode, Problem> {
+pub(super) async fn logout(
+    State(gateway): App,
+    User(user): User,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     gateway.sessions.revoke(&user.user, user.session, EndCause::Logout).await?;
-    Ok(ended(gateway.confirmed(&user.user, Revocation::Session(user.session)).await))
+    let confirmed = gateway.confirmed(&user.user, Revocation::Session(user.session)).await;
+    let mut response = ended(confirmed).into_response();
+    if headers.contains_key(header::COOKIE) {
+        response.headers_mut().extend(gateway.cookies.end());
+    }
+    Ok(response)
 }
 
 /// The public keys (RFC 7517), for backends that verify tokens themselves.

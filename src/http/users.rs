@@ -44,7 +44,7 @@ pub(super) async fn list(State(gateway): App, User(user): User) -> Result<Json<L
     let sessions = gateway.sessions.list(&user.user).await?;
     let current = Some(user.session);
     let sessions = sessions.iter().map(|session| SessionView::new(session, current)).collect();
-    Ok(Json(List { sessions, limit: gateway.sessions.limit() }))
+    Ok(Json(List { sessions, limit: gateway.sessions.limit(&user.roles()) }))
 }
 
 #[derive(Deserialize)]

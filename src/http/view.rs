@@ -51,6 +51,16 @@ pub(super) struct TokensView {
     refresh_token: String,
     refresh_expires_in: u64,
     session: SessionView,
+    /// What the device is to send with its next login, when it is remembered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<String>,
+}
+
+impl TokensView {
+    /// With what a remembered device keeps.
+    pub(super) fn with_device(self, device: Option<String>) -> Self {
+        Self { device, ..self }
+    }
 }
 
 impl From<Tokens> for TokensView {
@@ -62,6 +72,7 @@ impl From<Tokens> for TokensView {
             expires_in: tokens.expires_in,
             refresh_token: tokens.refresh,
             refresh_expires_in: tokens.refresh_expires_in,
+            device: None,
         }
     }
 }

@@ -25,6 +25,12 @@ impl Timestamp {
         self.0 / 1000
     }
 
+    /// In UTC to the minute, for people.
+    pub fn minutes(self) -> String {
+        let time = i64::try_from(self.0).ok().and_then(DateTime::from_timestamp_millis);
+        time.unwrap_or_default().format("%Y-%m-%d %H:%M").to_string()
+    }
+
     /// Milliseconds from `earlier` until this; zero when it is later.
     pub fn since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)

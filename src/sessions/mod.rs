@@ -12,13 +12,14 @@ use aws_lc_rs::{hmac, rand};
 use futures::future::try_join_all;
 use serde_json::{Map, Value};
 
-use crate::config::{self, OnLimit};
+use crate::config::{self, OnLimit, OnLogin};
 use crate::model::{EndCause, Revocation, Session, SessionId, Timestamp, UserId};
-use crate::store::sessions::{Created, Grant, Granted, Limits, Record, Refused};
+use crate::store::accounts;
+use crate::store::sessions::{Created, Grant, Granted, Limits, Origin, Record, Refused};
 use crate::store::{Store, StoreError};
 use crate::telemetry::metrics;
 use crate::token::access::AccessTokens;
-use crate::token::handle::{Handle, Seed};
+use crate::token::handle::{Handle, HandleKind, Seed};
 use crate::token::{KeyError, KeyRing};
 use location::Locations;
 
@@ -37,12 +38,24 @@ pub enum SessionError {
     /// The request id was used before.
     #[error("the request_id was used before; send a new one for each login")]
     Conflict,
+    /// The ticket was used before.
+    #[error("the ticket was used before")]
+    Spent,
     /// The refresh token is not good, and why.
     #[error("the refresh token was refused")]
     Refused(Refused),
 }
 
-/// Somebody whom a backend has authenticated.
+/// Who says that a user has authenticated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Voucher {
+    /// A backend.
+    Service,
+    /// This gateway: the user knew their password.
+    Password,
+}
+
+/// Somebody who was authenticated.
 pub struct NewSession {
     /// Who.
     pub user: UserId,
@@ -62,6 +75,19 @@ pub struct NewSession {
     pub auth_method: String,
     /// Who asks, and their id of this request: the same id again is the same session.
     pub request: Option<(String, String)>,
+    /// By whom they were authenticated.
+    pub voucher: Voucher,
+    /// What the record says of the login, beyond what the user is shown.
+    pub origin: Origin,
+}
+
+/// A session to issue credentials for.
+pub struct Begun {
+    /// The session.
+    pub session: Session,
+    /// When what is issued for it is issued.
+    pub issued: Timestamp,
+    seed: Seed,
 }
 
 /// A pair of tokens and their session.
@@ -102,13 +128,18 @@ impl Sessions {
     }
 
     /// Begins a session. Also returns what had to end for it.
-    pub async fn create(&self, new: NewSession) -> Result<(Tokens, Vec<SessionId>), SessionError> {
+    pub async fn begin(&self, new: NewSession) -> Result<(Begun, Vec<SessionId>), SessionError> {
         let id = self.new_id(&new)?;
         let mut seed = Seed::default();
         rand::fill(&mut seed).map_err(|_| KeyError::Crypto("no randomness"))?;
         let family = device::family(&new.user_agent);
         let device = device::describe(&new.user_agent);
         let (idle, absolute) = self.lifetimes(new.remember);
+        let (on_limit, method) = match new.voucher {
+            Voucher::Service => (self.settings.on_limit_service, "service"),
+            Voucher::Password => (self.at_login(), "password"),
+        };
+        let limits = Limits { sessions: self.limit(&new.roles), on_limit, idle, absolute };
         let session = Session {
             id,
             user: new.user,
@@ -127,21 +158,41 @@ impl Sessions {
             roles: new.roles,
             claims: new.claims,
         };
-        let on_limit: OnLimit = self.settings.on_limit_service;
-        let limits = Limits { sessions: self.settings.limit, on_limit, idle, absolute };
         let repeatable = new.request.is_some();
-        match self.store.session_create(session, seed, family, limits, repeatable).await? {
+        let ended = if new.origin.choice.is_some() { "revoked" } else { "evicted" };
+        let created = self
+            .store
+            .session_create(session, seed, family, limits, repeatable, &new.origin)
+            .await?;
+        match created {
             Created::New { issued, session, evicted } => {
-                metrics::session_created("service");
-                metrics::sessions_ended("evicted", evicted.len() as u64);
-                Ok((self.issue(session, seed, issued)?, evicted))
+                metrics::session_created(method);
+                metrics::sessions_ended(ended, evicted.len() as u64);
+                Ok((Begun { session, issued, seed }, evicted))
             }
             Created::Replayed { issued, record: Record { session, seed } } => {
-                Ok((self.issue(session, seed, issued)?, Vec::new()))
+                Ok((Begun { session, issued, seed }, Vec::new()))
             }
             Created::Conflict => Err(SessionError::Conflict),
             Created::Limit(sessions) => Err(SessionError::Limit(sessions)),
+            Created::Spent => Err(SessionError::Spent),
         }
+    }
+
+    /// The tokens of a session.
+    pub fn tokens(&self, begun: Begun) -> Result<Tokens, KeyError> {
+        self.issue(begun.session, begun.seed, begun.issued)
+    }
+
+    /// What the browser of a session keeps.
+    pub fn cookie(&self, begun: &Begun) -> String {
+        let handle = Handle {
+            bucket: self.store.bucket_of(&begun.session.user),
+            session: begun.session.id,
+            generation: begun.session.generation,
+            seed: begun.seed,
+        };
+        handle.encode(HandleKind::Cookie, &self.keys)
     }
 
     /// Exchanges a refresh token for the next pair.
@@ -156,7 +207,8 @@ impl Sessions {
             });
             SessionError::Refused(why)
         };
-        let handle = Handle::decode(token, &self.keys).map_err(|_| refused(Refused::Forged))?;
+        let handle = Handle::decode(HandleKind::Refresh, token, &self.keys)
+            .map_err(|_| refused(Refused::Forged))?;
         let rotated = self
             .store
             .session_rotate(
@@ -188,9 +240,38 @@ impl Sessions {
         self.store.session_list(user).await
     }
 
-    /// How many sessions a user may have.
-    pub fn limit(&self) -> u32 {
-        self.settings.limit
+    /// How many sessions a user with these roles may have.
+    pub fn limit(&self, roles: &[String]) -> u32 {
+        let theirs = self.settings.role_limits.iter().filter(|limit| roles.contains(&limit.role));
+        theirs.map(|limit| limit.limit).min().unwrap_or(self.settings.limit)
+    }
+
+    /// What happens to one more that a person logs in for. Who is asked is refused first.
+    fn at_login(&self) -> OnLimit {
+        match self.settings.on_limit {
+            OnLogin::Ask | OnLogin::Reject => OnLimit::Reject,
+            OnLogin::EvictOldest => OnLimit::EvictOldest,
+            OnLogin::EvictIdle => OnLimit::EvictIdle,
+        }
+    }
+
+    /// Whether people are asked what is to end for one session more.
+    pub fn asks(&self) -> bool {
+        self.settings.on_limit == OnLogin::Ask
+    }
+
+    /// Makes the sessions of a user agree with the password file: `mark` is that of their password,
+    /// [`DISABLED`](accounts::DISABLED) or [`GONE`](accounts::GONE).
+    pub async fn follow_account(&self, user: &UserId, mark: &str) -> Result<(), StoreError> {
+        let cause = if mark == accounts::DISABLED { "disabled" } else { "password_changed" };
+        let ended = self.store.account_sync(user, mark, cause).await?;
+        metrics::sessions_ended(cause, ended.len() as u64);
+        Ok(())
+    }
+
+    /// Whom the password file has named.
+    pub async fn accounts(&self) -> Result<Vec<UserId>, StoreError> {
+        self.store.accounts().await
     }
 
     /// Changes a session of `owner`. `None` when it is not theirs.
@@ -298,7 +379,7 @@ impl Sessions {
         Ok(Tokens {
             access,
             expires_in,
-            refresh: handle.encode(&self.keys),
+            refresh: handle.encode(HandleKind::Refresh, &self.keys),
             refresh_expires_in: session.expires.since(issued) / 1000,
             session,
         })

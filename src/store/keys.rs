@@ -27,6 +27,16 @@ pub(super) fn index(bucket: u8) -> String {
     format!("gh:{{{bucket:02x}}}:revoked:index")
 }
 
+/// Whom the password file has named, and the marks of their passwords.
+pub(super) fn accounts(bucket: u8) -> String {
+    format!("gh:{{{bucket:02x}}}:accounts")
+}
+
+/// The devices of a user.
+pub(super) fn device(bucket: u8, user: &UserId) -> String {
+    format!("gh:{{{bucket:02x}}}:device:{user}")
+}
+
 /// The record of a session.
 pub(super) fn session(bucket: u8, sid: SessionId) -> String {
     format!("gh:{{{bucket:02x}}}:session:{sid}")

@@ -4,13 +4,16 @@
 //! put in order by the server. Everything of a user lives in one bucket, which is one slot of a
 //! cluster.
 
+pub mod accounts;
 mod client;
 mod cluster;
 mod confirm;
 mod connection;
+pub mod devices;
 pub mod embedded;
 pub mod feed;
 mod keys;
+pub mod limits;
 #[cfg(feature = "mutations")]
 mod mutations;
 mod reply;
@@ -148,6 +151,10 @@ impl Store {
         let close = join_all(quit.map(async |client| client.quit().await));
         let _ = tokio::time::timeout(Duration::from_millis(500), close).await;
     }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// A server that evicts keys loses sessions silently; one before 7.0 cannot run the scripts.

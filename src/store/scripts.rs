@@ -68,11 +68,15 @@ macro_rules! script {
 script!(CREATE, "session_create", "", [BUCKET, RECORD, FEED, SESSION, DESCRIBE]);
 script!(ROTATE, "session_rotate", "allow-oom", [BUCKET, RECORD, FEED, SESSION]);
 script!(LIVE, "session_live", "allow-oom", [BUCKET, RECORD, SESSION]);
+script!(LOAD, "session_load", "allow-oom", [BUCKET, RECORD, SESSION]);
 script!(LIST, "session_list", "allow-oom", [BUCKET, RECORD, SESSION, DESCRIBE]);
 script!(UPDATE, "session_update", "", [BUCKET, RECORD, SESSION, DESCRIBE]);
 script!(TOUCH, "session_touch", "", [BUCKET, RECORD, SESSION]);
 script!(REVOKE, "session_revoke", "allow-oom", [BUCKET, RECORD, FEED, SESSION]);
 script!(REVOKE_ALL, "session_revoke_all", "allow-oom", [BUCKET, RECORD, FEED, SESSION]);
+script!(LIMIT, "rate_limit", "", [BUCKET]);
+script!(DEVICE, "device_seen", "", [BUCKET]);
+script!(ACCOUNT, "account_sync", "allow-oom", [BUCKET, RECORD, FEED, SESSION]);
 script!(EVERYTHING, "revoke_everything", "allow-oom", [BUCKET, RECORD, FEED]);
 script!(SWEEP, "session_sweep", "allow-oom", [BUCKET, RECORD, SESSION]);
 script!(HEARTBEAT, "feed_heartbeat", "allow-oom", [BUCKET]);
@@ -167,11 +171,15 @@ mod tests {
             &CREATE,
             &ROTATE,
             &LIVE,
+            &LOAD,
             &LIST,
             &UPDATE,
             &TOUCH,
             &REVOKE,
             &REVOKE_ALL,
+            &LIMIT,
+            &DEVICE,
+            &ACCOUNT,
             &EVERYTHING,
             &SWEEP,
             &HEARTBEAT,

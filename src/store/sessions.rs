@@ -7,7 +7,7 @@ use fred::prelude::*;
 
 pub use super::reply::Record;
 use super::reply::{Fields, Reply};
-use super::{Store, StoreError, keys, scripts};
+use super::{Store, StoreError, keys, millis, scripts};
 use crate::config::OnLimit;
 use crate::model::{EndCause, Location, Revocation, Session, SessionId, Timestamp, UserId};
 use crate::token::handle::Seed;
@@ -33,6 +33,26 @@ pub struct Limits {
     pub absolute: Duration,
 }
 
+/// What a record says of the login that began it, beyond what its user is shown.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The mark of the password.
+    pub mark: Option<String>,
+    /// The device, when it is remembered.
+    pub device: Option<String>,
+    /// What its user chose to end for it.
+    pub choice: Option<Choice>,
+}
+
+/// Sessions that end for a new one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// Counts once.
+    pub ticket: String,
+    /// Which. Those that have ended meanwhile do no harm.
+    pub ends: Vec<SessionId>,
+}
+
 /// How a create went.
 pub enum Created {
     /// It began.
@@ -55,6 +75,8 @@ pub enum Created {
     Conflict,
     /// The user has as many as they may: these.
     Limit(Vec<Session>),
+    /// The ticket was used before.
+    Spent,
 }
 
 /// A refresh that was granted.
@@ -126,10 +148,6 @@ fn short(digest: &Digest) -> i64 {
     digest.as_ref().first_chunk().map_or(0, |bytes| i64::from_be_bytes(*bytes))
 }
 
-fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
-}
-
 impl Store {
     /// Starts a session. When it is repeatable, its id names the request too, and the same id again is
     /// the same answer; otherwise the id must be a new one.
@@ -140,9 +158,12 @@ impl Store {
         family: u64,
         limits: Limits,
         repeatable: bool,
+        origin: &Origin,
     ) -> Result<Created, StoreError> {
         /// For how long a request can be repeated.
         const REPLAY_MS: i64 = 600_000;
+        /// For how long a used ticket is remembered: longer than it is good for.
+        const TICKET_MS: i64 = 600_000;
         let bucket = self.bucket_of(&session.user);
         let (country, city) = match &session.location {
             Some(place) => (place.country.as_str(), place.city.as_deref().unwrap_or_default()),
@@ -154,11 +175,18 @@ impl Store {
         };
         #[cfg(feature = "mutations")]
         let limits = self.limits_seen_before(&session.user, limits).await?;
+        let policy = match &origin.choice {
+            Some(Choice { ticket, ends }) => {
+                let ends: Vec<String> = ends.iter().map(ToString::to_string).collect();
+                format!("resolve:{ticket}:{TICKET_MS}:{}", ends.join(","))
+            }
+            None => policy(limits.on_limit).to_owned(),
+        };
         let mut args: Vec<Value> = vec![
             session.id.to_string().into(),
             session.user.as_str().into(),
             i64::from(limits.sessions).into(),
-            policy(limits.on_limit).into(),
+            policy.into(),
             millis(limits.idle).into(),
             millis(limits.absolute).into(),
             (if repeatable { REPLAY_MS } else { 0 }).into(),
@@ -172,6 +200,12 @@ impl Store {
         field("f", family.cast_signed().into());
         field("n", session.device_name.as_str().into());
         field("w", session.auth_method.as_str().into());
+        if let Some(mark) = &origin.mark {
+            field("k", mark.as_str().into());
+        }
+        if let Some(device) = &origin.device {
+            field("z", device.as_str().into());
+        }
         if session.remembered {
             field("m", "1".into());
         }
@@ -209,6 +243,7 @@ impl Store {
                 Ok(Created::Replayed { issued, record })
             }
             "conflict" => Ok(Created::Conflict),
+            "spent" => Ok(Created::Spent),
             "limit" => Ok(Created::Limit(sessions(reply, &session.user)?)),
             _ => Err(reply.problem("an unknown outcome")),
         }
@@ -294,6 +329,28 @@ impl Store {
         }
         let user = reply.text()?.parse().map_err(|_| reply.problem("a user id was expected"))?;
         Ok(Some(user))
+    }
+
+    /// A session as it is, if it is live at this moment, and when that moment is.
+    pub async fn session_load(
+        &self,
+        bucket: u8,
+        sid: SessionId,
+    ) -> Result<Option<(Timestamp, Record)>, StoreError> {
+        let args = vec![sid.to_string().into()];
+        let mut reply = self.run(&scripts::LOAD, bucket, args).await?;
+        let outcome = reply.text()?;
+        let echoed = reply.session_id()?;
+        reply.must_echo(echoed == sid)?;
+        if outcome != "live" {
+            return Ok(None);
+        }
+        let user = reply.text()?;
+        let issued = reply.time()?;
+        let expires = reply.time()?;
+        let record = reply.session(sid, expires, String::new())?;
+        reply.must_echo(record.session.user.as_str() == user)?;
+        Ok(Some((issued, record)))
     }
 
     /// The live sessions of a user, the last active first.

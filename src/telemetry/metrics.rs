@@ -148,6 +148,12 @@ pub(crate) fn session_created(method: &'static str) {
     counter!("gatehouse_sessions_created_total", "method" => method).increment(1);
 }
 
+/// A login with a password was answered.
+pub(crate) fn login_attempt(result: &'static str) {
+    counter!("gatehouse_login_attempts_total", "method" => "password", "result" => result)
+        .increment(1);
+}
+
 /// Sessions ended, as far as this gateway ended them.
 pub(crate) fn sessions_ended(cause: &'static str, number: u64) {
     counter!("gatehouse_sessions_ended_total", "cause" => cause).increment(number);

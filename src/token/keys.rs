@@ -104,11 +104,19 @@ impl SigningKey {
     }
 }
 
-/// What refresh handles are made with: a MAC key and a sealing key, derived for nothing else.
-pub struct HandleKey {
-    pub(super) id: [u8; 4],
+/// Keys for one kind of handle and nothing else.
+pub(super) struct Purpose {
     pub(super) mac: hmac::Key,
     pub(super) seal: hmac::Key,
+}
+
+/// What handles are made with, a MAC key and a sealing key for each kind.
+pub struct HandleKey {
+    pub(super) id: [u8; 4],
+    pub(super) refresh: Purpose,
+    pub(super) cookie: Purpose,
+    pub(super) ticket: hmac::Key,
+    pub(super) device: hmac::Key,
     request: hmac::Key,
 }
 
@@ -123,12 +131,15 @@ impl HandleKey {
                 .map_err(|_| KeyError::Crypto("key derivation failed"))?;
             Ok(key)
         };
+        let key = |label| Ok(hmac::Key::new(hmac::HMAC_SHA256, &derived(label)?));
         let [a, b, c, d, ..] = derived(b"handle id v1")?;
         Ok(Self {
             id: [a, b, c, d],
-            mac: hmac::Key::new(hmac::HMAC_SHA256, &derived(b"handle mac v1")?),
-            seal: hmac::Key::new(hmac::HMAC_SHA256, &derived(b"handle seal v1")?),
-            request: hmac::Key::new(hmac::HMAC_SHA256, &derived(b"request id v1")?),
+            refresh: Purpose { mac: key(b"handle mac v1")?, seal: key(b"handle seal v1")? },
+            cookie: Purpose { mac: key(b"cookie mac v1")?, seal: key(b"cookie seal v1")? },
+            ticket: key(b"login ticket v1")?,
+            device: key(b"device v1")?,
+            request: key(b"request id v1")?,
         })
     }
 }

@@ -4,6 +4,7 @@ pub mod access;
 pub mod assertion;
 pub mod handle;
 pub mod keys;
+pub mod sealed;
 
 pub use access::{AccessClaims, AccessError};
 pub use handle::{Handle, HandleError};

@@ -142,6 +142,24 @@ impl Redis {
     }
 }
 
+/// The password of everybody in [`people`].
+pub(crate) const PASSWORD: &str = "correct horse";
+
+/// An entry of a password file; the hash costs next to nothing.
+pub(crate) fn person(name: &str, password: &str, more: &str) -> String {
+    use argon2::password_hash::PasswordHasher as _;
+    let params = argon2::Params::new(8, 1, 1, None).unwrap();
+    let argon2 = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
+    let hash = argon2.hash_password(password.as_bytes()).unwrap();
+    format!("[[users]]\nname = '{name}'\npassword = '{hash}'\n{more}\n")
+}
+
+/// Whom a test's password file names.
+fn people() -> String {
+    ["ann", "bob"].map(|name| person(name, PASSWORD, "roles = ['staff']")).concat()
+        + &person("root", PASSWORD, "roles = ['admin']")
+}
+
 /// One gateway process.
 pub(crate) struct Gateway {
     pub(crate) process: Process,
@@ -187,6 +205,31 @@ impl Gateway {
     pub(crate) async fn refresh_from(&self, refresh_token: &str, user_agent: &str) -> Answer {
         let request = self.post("/api/v1/sessions/refresh").header("user-agent", user_agent);
         Answer::of(request.json(&json!({ "refresh_token": refresh_token }))).await
+    }
+
+    /// A login with a password.
+    pub(crate) fn password(&self, username: &str, password: &str) -> RequestBuilder {
+        let body = json!({ "username": username, "password": password });
+        self.post("/api/v1/login").header("user-agent", CHROME).json(&body)
+    }
+
+    /// A login with a password that asks for a cookie; as `name=value`.
+    pub(crate) async fn cookie(&self, username: &str) -> String {
+        let body = json!({ "username": username, "password": PASSWORD, "mode": "cookie" });
+        let request = self.post("/api/v1/login").header("user-agent", CHROME);
+        Answer::of(request.json(&body)).await.cookie()
+    }
+
+    /// What nginx asks about a browser.
+    pub(crate) async fn check_cookie(&self, cookie: &str) -> u16 {
+        let request = self.get("/authz/auth-request").header("cookie", cookie);
+        request.send().await.unwrap().status().as_u16()
+    }
+
+    /// What a page of the gateway's own sends.
+    pub(crate) async fn page(&self, method: Method, path: &str, cookie: &str) -> Answer {
+        let request = self.request(method, path).header("cookie", cookie);
+        Answer::of(request.header("sec-fetch-site", "same-origin")).await
     }
 
     /// A user's request to the API.
@@ -249,6 +292,16 @@ impl Answer {
         tokens
     }
 
+    /// The session cookie that was set, as `name=value`.
+    pub(crate) fn cookie(&self) -> String {
+        let set = self.headers.get_all("set-cookie").iter().map(|value| value.to_str().unwrap());
+        let mut cookie = set.filter_map(|set| set.split(';').next());
+        let cookie = cookie.rfind(|pair| pair.contains("gatehouse="));
+        let cookie = cookie.unwrap_or_else(|| panic!("no cookie in {self:?}")).to_owned();
+        ISSUED.lock().unwrap().insert(cookie.split_once('=').unwrap().1.to_owned());
+        cookie
+    }
+
     pub(crate) fn code(&self) -> &str {
         self.body["code"].as_str().unwrap_or_default()
     }
@@ -293,6 +346,8 @@ impl Gatehouse {
              [redis]\ntimeout = '2s'\n\
              [tokens]\nkeys_dir = '{0}/keys'\n\
              [limits]\nfailures_per_minute = 100000\n\
+             logins_per_account = 100000\nlogins_per_address = 100000\nlogins_in_all = 100000\n\
+             [login]\nusers_file = '{0}/users.toml'\n\
              [log]\nformat = 'json'\nlevel = 'info,gatehouse=trace'\n\
              [[login.service_keys]]\nname = 'test'\nsha256 = '{1}'\n\
              scopes = ['sessions:create', 'sessions:revoke', 'feed:read', 'admin:read', 'admin:write']\n\
@@ -301,6 +356,7 @@ impl Gatehouse {
             sha256(SERVICE_KEY),
             sha256("ghk_narrow"),
         );
+        fs::write(dir.path().join("users.toml"), people()).unwrap();
         File::create(dir.path().join("gatehouse.toml"))
             .unwrap()
             .write_all(config.as_bytes())
@@ -325,6 +381,13 @@ impl Gatehouse {
         assert!(up, "not ready: {}", fs::read_to_string(&log).unwrap());
         self.gateways.push(gateway);
         self.gateways.last().unwrap()
+    }
+
+    /// Replaces the password file, as a deployment would.
+    pub(crate) fn write_users(&self, text: &str) {
+        let draft = self.dir.path().join("users.new");
+        fs::write(&draft, text).unwrap();
+        fs::rename(draft, self.dir.path().join("users.toml")).unwrap();
     }
 
     /// The first gateway.
