@@ -392,7 +392,13 @@ impl Store {
         reply.must_be("ended")?;
         let echoed = reply.text()?;
         reply.must_echo(echoed == user.as_str())?;
-        let revocation = Revocation::User { user: user.clone(), before: reply.time()?, kept };
+        let before = reply.time()?;
+        // What it was asked to keep may have ended.
+        let kept = match reply.text()?.as_str() {
+            "-" => None,
+            _ => kept,
+        };
+        let revocation = Revocation::User { user: user.clone(), before, kept };
         Ok((reply.session_ids()?, revocation))
     }
 

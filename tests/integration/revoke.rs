@@ -30,6 +30,19 @@ async fn a_logout_is_obeyed_by_every_gateway() {
 }
 
 #[tokio::test]
+async fn a_session_that_has_ended_does_not_keep_itself() {
+    let gatehouse = Gatehouse::with(2, &[]).await;
+    let (gateway, mine) = (gatehouse.gateway(), gatehouse.gateway().login("ann").await);
+    // It has ended, and no gateway has heard of it yet.
+    gatehouse.redis.cli(&["DEL", &format!("gh:{{08}}:session:{}", mine.session)]);
+    let answer = gateway.call(Method::POST, "/api/v1/users/sessions/revoke-all", &mine).await;
+    assert_eq!(answer.status, 200);
+    for gateway in &gatehouse.gateways {
+        assert!(refuses(gateway, &mine).await);
+    }
+}
+
+#[tokio::test]
 async fn a_gateway_that_starts_later_knows_what_was_revoked() {
     let mut gatehouse = Gatehouse::start().await;
     let (gone, kept) =
