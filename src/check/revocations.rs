@@ -22,6 +22,8 @@ struct CutOff {
 pub struct Revocations {
     /// Sessions, by id: when they were revoked.
     sessions: HashMap<u128, Timestamp, RandomHash>,
+    /// Sessions that go on, by id: what was issued for them up to this time is dead.
+    credentials: HashMap<u128, Timestamp, RandomHash>,
     users: HashMap<UserId, CutOff>,
     /// By bucket: everything issued up to this time.
     everything: Box<[AtomicU64]>,
@@ -42,6 +44,10 @@ impl Revocations {
                 .hasher(RandomHash::default())
                 .resize_mode(ResizeMode::Blocking)
                 .build(),
+            credentials: HashMap::builder()
+                .hasher(RandomHash::default())
+                .resize_mode(ResizeMode::Blocking)
+                .build(),
             users: HashMap::builder().resize_mode(ResizeMode::Blocking).build(),
             everything: times(),
             clocks: times(),
@@ -55,6 +61,12 @@ impl Revocations {
         let everything = self.everything[usize::from(identity.bucket)].load(Ordering::Acquire);
         if identity.issued.0 <= everything
             || self.sessions.pin().contains_key(&identity.session.as_u128())
+        {
+            return true;
+        }
+        if !self.credentials.is_empty()
+            && let Some(before) = self.credentials.pin().get(&identity.session.as_u128())
+            && identity.issued <= *before
         {
             return true;
         }
@@ -75,6 +87,10 @@ impl Revocations {
             // Of two times for the same the later is the safe one.
             Revocation::Session(sid) => {
                 self.sessions.pin().update_or_insert(sid.as_u128(), |old| at.max(*old), at);
+            }
+            Revocation::Credentials { session, before } => {
+                let id = session.as_u128();
+                self.credentials.pin().update_or_insert(id, |old| *before.max(old), *before);
             }
             // The newest says all that the older ones said: what one of them kept and a later one
             // did not is dead, and what a later one keeps was alive then.
@@ -112,7 +128,9 @@ impl Revocations {
             return;
         };
         let (sessions, users) = (self.sessions.pin(), self.users.pin());
-        let mut times: Vec<Timestamp> = sessions.values().copied().collect();
+        let credentials = self.credentials.pin();
+        let mut times: Vec<Timestamp> =
+            sessions.values().chain(credentials.values()).copied().collect();
         times.extend(users.values().map(|cut| cut.before));
         let half = times.len() / 2;
         if times.len() <= self.most {
@@ -124,6 +142,7 @@ impl Revocations {
         }
         sessions.retain(|_, at| *at > before);
         users.retain(|_, cut| cut.before > before);
+        credentials.retain(|_, cut| *cut > before);
         metrics::revocations_coarsened();
         tracing::warn!(
             most = self.most,
@@ -143,11 +162,12 @@ impl Revocations {
         let oldest = Timestamp(now.saturating_sub(retention));
         self.sessions.pin().retain(|_, at| *at >= oldest);
         self.users.pin().retain(|_, cut| cut.before >= oldest);
+        self.credentials.pin().retain(|_, before| *before >= oldest);
     }
 
     /// How many are held.
     pub fn len(&self) -> usize {
-        self.sessions.len() + self.users.len()
+        self.sessions.len() + self.credentials.len() + self.users.len()
     }
 
     /// Whether none is held.
@@ -197,6 +217,21 @@ mod tests {
         set.learn(3, &Revocation::Session(SessionId([1; 16])), Timestamp(1_000));
         assert!(set.cover(&identity("ann", 1, 5)));
         assert!(!set.cover(&identity("ann", 2, 5)));
+    }
+
+    #[test]
+    fn credentials_die_and_their_session_goes_on() {
+        let set = Revocations::new(16, 100);
+        for before in [1_000, 900] {
+            let session = SessionId([1; 16]);
+            let before = Timestamp(before);
+            set.learn(3, &Revocation::Credentials { session, before }, before);
+        }
+        assert!(set.cover(&identity("ann", 1, 1_000)), "to the millisecond");
+        assert!(!set.cover(&identity("ann", 1, 1_001)), "issued after");
+        assert!(!set.cover(&identity("ann", 2, 900)), "another session");
+        set.tick(3, Timestamp(100_000));
+        assert_eq!(set.len(), 1);
     }
 
     #[test]

@@ -178,6 +178,21 @@ impl Sessions {
         }
     }
 
+    /// Goes on with a session whose user proved again who they are: with new credentials, while all that
+    /// was issued before is dead. `None` when it is not theirs or has ended.
+    pub async fn reauthenticate(
+        &self,
+        user: &UserId,
+        sid: SessionId,
+        method: &str,
+        mark: &str,
+    ) -> Result<Option<Begun>, SessionError> {
+        let mut seed = Seed::default();
+        rand::fill(&mut seed).map_err(|_| KeyError::Crypto("no randomness"))?;
+        let renewed = self.store.session_reauthenticate(user, sid, seed, method, mark).await?;
+        Ok(renewed.map(|(issued, Record { session, seed })| Begun { session, issued, seed }))
+    }
+
     /// The tokens of a session.
     pub fn tokens(&self, begun: Begun) -> Result<Tokens, KeyError> {
         self.issue(begun.session, begun.seed, begun.issued)

@@ -6,6 +6,7 @@
 
 pub mod accounts;
 mod client;
+mod credentials;
 pub mod devices;
 pub mod embedded;
 pub mod feed;

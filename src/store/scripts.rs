@@ -49,6 +49,7 @@ script!(LIVE, "session_live", "no-writes", [BUCKET, RECORD, SESSION]);
 script!(LOAD, "session_load", "no-writes", [BUCKET, RECORD, SESSION]);
 script!(LIST, "session_list", "no-writes", [BUCKET, RECORD, SESSION, DESCRIBE]);
 script!(UPDATE, "session_update", "", [BUCKET, RECORD, SESSION, DESCRIBE]);
+script!(REAUTHENTICATE, "session_reauthenticate", "", [BUCKET, RECORD, FEED, SESSION, DESCRIBE]);
 script!(TOUCH, "session_touch", "", [BUCKET, RECORD, SESSION]);
 script!(REVOKE, "session_revoke", "allow-oom", [BUCKET, RECORD, FEED, SESSION]);
 script!(REVOKE_ALL, "session_revoke_all", "allow-oom", [BUCKET, RECORD, FEED, SESSION]);
@@ -102,6 +103,7 @@ mod tests {
             &LOAD,
             &LIST,
             &UPDATE,
+            &REAUTHENTICATE,
             &TOUCH,
             &REVOKE,
             &REVOKE_ALL,

@@ -329,28 +329,6 @@ impl Store {
         Ok(Some(user))
     }
 
-    /// A session as it is, if it is live at this moment, and when that moment is.
-    pub async fn session_load(
-        &self,
-        bucket: u8,
-        sid: SessionId,
-    ) -> Result<Option<(Timestamp, Record)>, StoreError> {
-        let args = vec![sid.to_string().into()];
-        let mut reply = Reply::new("session_load", self.run(&scripts::LOAD, bucket, args).await?);
-        let outcome = reply.text()?;
-        let echoed = reply.session_id()?;
-        reply.must_echo(echoed == sid)?;
-        if outcome != "live" {
-            return Ok(None);
-        }
-        let user = reply.text()?;
-        let issued = reply.time()?;
-        let expires = reply.time()?;
-        let record = reply.session(sid, expires, String::new())?;
-        reply.must_echo(record.session.user.as_str() == user)?;
-        Ok(Some((issued, record)))
-    }
-
     /// The live sessions of a user, the last active first.
     pub async fn session_list(&self, user: &UserId) -> Result<Vec<Session>, StoreError> {
         let args = vec![user.as_str().into()];

@@ -28,5 +28,6 @@ mod revoke;
 mod secrets;
 mod serve;
 mod steady_state;
+mod step_up;
 mod throttle;
 mod users;
