@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
+use axum::http::request::Builder;
 use axum::http::{Request, StatusCode};
 use axum::response::Response;
 use gatehouse::check::Follower;
 use gatehouse::config::{self, Scope, ServiceKey};
 use gatehouse::http::{self, Routes};
+use gatehouse::login::password;
 use gatehouse::login::users::Users;
 use gatehouse::sessions::location::Locations;
 use gatehouse::state::{self, retention};
@@ -24,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::redis::Redis;
 
 const SERVICE_KEY: &str = "ghk_bench";
+const PASSWORD: &str = "correct horse";
 const PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
 const AGENT: &str = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like \
                      Gecko) Chrome/126.0.0.0 Safari/537.36";
@@ -35,7 +38,7 @@ pub(crate) struct Gateway {
 
 impl Gateway {
     /// Proves once that it is current, and is content with that: nothing runs beside what is measured.
-    pub(crate) async fn start(redis: &Redis, keys: &Path) -> Self {
+    pub(crate) async fn start(redis: &Redis, keys_dir: &Path) -> Self {
         let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
         let overrides = [
             ("redis.buckets", "1"),
@@ -53,16 +56,20 @@ impl Gateway {
         });
         config.server.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
         let retention = retention(&config);
-        let keys = Arc::new(KeyRing::open(keys, config.tokens.algorithm).unwrap());
+        let keys = Arc::new(KeyRing::open(keys_dir, config.tokens.algorithm).unwrap());
         let store = Store::connect(&config.redis, &redis.url(), retention).unwrap();
         let locations = Arc::new(Locations::open(None).unwrap());
         store.prepare().await.unwrap();
+        let users = keys_dir.join("users.toml");
+        let hash = password::hash(PASSWORD.as_bytes()).unwrap();
+        let ann = format!("[[users]]\nname = 'ann'\npassword = '{hash}'\nroles = ['staff']\n");
+        std::fs::write(&users, ann).unwrap();
         let (gateway, _writer) = state::Gateway::new(
             config,
             store.clone(),
             keys,
             locations,
-            Users::open(None).unwrap(),
+            Users::open(Some(&users)).unwrap(),
             metrics::install().unwrap(),
         );
         let (check, stop) = (&gateway.check, CancellationToken::new());
@@ -106,6 +113,20 @@ impl Gateway {
         Tokens::of(self.routes.answer(PEER, request).await).await
     }
 
+    /// A browser's request that nginx asks about, with the cookie of a new session.
+    pub(crate) async fn cookie_question(&self) -> Request<()> {
+        let body = json!({ "username": "ann", "password": PASSWORD, "mode": "cookie" });
+        let request = Request::post("/api/v1/login")
+            .header("user-agent", AGENT)
+            .header("content-type", "application/json")
+            .body(Body::from(body.to_string()))
+            .unwrap();
+        let response = self.routes.answer(PEER, request).await;
+        let set = response.headers()["set-cookie"].to_str().unwrap();
+        let cookie = set.split(';').next().unwrap();
+        question().header("cookie", cookie).body(()).unwrap()
+    }
+
     pub(crate) async fn refresh(&self, tokens: &Tokens) -> Tokens {
         let request = Request::post("/api/v1/sessions/refresh")
             .header("user-agent", AGENT)
@@ -132,13 +153,14 @@ impl Tokens {
 
     /// A request that nginx asks about.
     pub(crate) fn question(&self) -> Request<()> {
-        Request::get("/authz/auth-request")
-            .header("host", "gatehouse")
-            .header("authorization", format!("Bearer {}", self.access))
-            .header("x-original-method", "GET")
-            .header("x-original-url", "https://app.example/inbox?page=2")
-            .header("x-forwarded-for", "203.0.113.9")
-            .body(())
-            .unwrap()
+        question().header("authorization", format!("Bearer {}", self.access)).body(()).unwrap()
     }
+}
+
+fn question() -> Builder {
+    Request::get("/authz/auth-request")
+        .header("host", "gatehouse")
+        .header("x-original-method", "GET")
+        .header("x-original-url", "https://app.example/inbox?page=2")
+        .header("x-forwarded-for", "203.0.113.9")
 }

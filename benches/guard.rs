@@ -1,5 +1,5 @@
-//! Counts the instructions of checks, of a refresh and of a create, and fails when they grow: `make
-//! bench-guard`. Unlike time, that is the same on a busy machine.
+//! Counts the instructions of checks by token and by cookie, of a refresh and of a create, and fails when
+//! they grow: `make bench-guard`. Unlike time, that is the same on a busy machine.
 //!
 //! Run without arguments it runs itself under valgrind, which counts while it is in [`counted`]:
 //! starting and stopping do not count. Only the gateway's side does, over a real Redis. `guard
@@ -17,7 +17,7 @@ mod redis;
 
 use std::process::{Command, ExitCode};
 
-use axum::http::StatusCode;
+use axum::http::{Request, StatusCode};
 use gateway::{Gateway, Tokens};
 use redis::Redis;
 use serde_json::{Value, json};
@@ -29,8 +29,12 @@ const ALLOWED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/guard.json")
 const ARCH: &str = std::env::consts::ARCH;
 const ATTEMPTS: usize = 3;
 /// Parts, how often each runs, and for how many runs the figure stands.
-const PARTS: [(&str, u64, u64); 3] =
-    [("checks", 20_000, 100_000), ("rotate", 500, 1), ("create", 500, 1)];
+const PARTS: [(&str, u64, u64); 4] = [
+    ("checks", 20_000, 100_000),
+    ("cookies", 20_000, 100_000),
+    ("rotate", 500, 1),
+    ("create", 500, 1),
+];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -99,15 +103,21 @@ fn run(part: &str, times: u64) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let redis = Redis::start();
     let dir = tempfile::tempdir().unwrap();
-    let (gateway, tokens) = runtime.block_on(async {
+    let (gateway, tokens, question) = runtime.block_on(async {
         let gateway = Gateway::start(&redis, dir.path()).await;
         let tokens = gateway.create("ann").await;
         // What is made once is made now.
         let tokens = gateway.refresh(&tokens).await;
         gateway.check(&tokens.question()).await;
-        (gateway, tokens)
+        let mut question = None;
+        if part == "cookies" {
+            let cookie = gateway.cookie_question().await;
+            gateway.check(&cookie).await;
+            question = Some(cookie);
+        }
+        (gateway, tokens, question)
     });
-    counted(&runtime, repeat(part, times, &gateway, tokens));
+    counted(&runtime, repeat(part, times, &gateway, tokens, question));
     runtime.block_on(gateway.stop());
 }
 
@@ -116,11 +126,17 @@ fn counted(runtime: &Runtime, work: impl Future<Output = ()>) {
     runtime.block_on(work);
 }
 
-async fn repeat(part: &str, times: u64, gateway: &Gateway, mut tokens: Tokens) {
-    let question = tokens.question();
+async fn repeat(
+    part: &str,
+    times: u64,
+    gateway: &Gateway,
+    mut tokens: Tokens,
+    question: Option<Request<()>>,
+) {
+    let question = question.unwrap_or_else(|| tokens.question());
     for i in 0..times {
         match part {
-            "checks" => assert_eq!(gateway.check(&question).await, StatusCode::OK),
+            "checks" | "cookies" => assert_eq!(gateway.check(&question).await, StatusCode::OK),
             "rotate" => tokens = gateway.refresh(&tokens).await,
             "create" => drop(gateway.create(&format!("user-{i}")).await),
             _ => panic!("{part} is no part"),

@@ -104,6 +104,10 @@ fn answers(criterion: &mut Criterion) {
     group.bench_function("check, remembered", |b| {
         b.iter(|| runtime.block_on(gateway.check(black_box(&question))));
     });
+    let cookie = runtime.block_on(gateway.cookie_question());
+    group.bench_function("check of a cookie, remembered", |b| {
+        b.iter(|| runtime.block_on(gateway.check(black_box(&cookie))));
+    });
     let tokens = RefCell::new(tokens);
     group.bench_function("refresh", |b| {
         b.iter(|| {

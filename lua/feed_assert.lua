@@ -24,6 +24,15 @@ for i = 2, #ARGV do
       if user then
         end_session(rest, user, tonumber(created), agent, 'revoked')
       end
+    elseif kind == 'c' then
+      -- The credentials that replaced those are lost, and the seed is the old one again.
+      local before, sid = string.match(rest, '^(%d+):(.*)$')
+      local user, created, agent, login =
+        unpack(redis.call('HMGET', key('session:' .. sid), 'u', 'c', 'h', 't'))
+      if user and tonumber(login or created) <= tonumber(before) then
+        end_session(sid, user, tonumber(created), agent, 'revoked')
+        publish('s:' .. sid)
+      end
     elseif kind == 'u' then
       local before, kept, user = string.match(rest, '^(%d+):([^:]+):(.*)$')
       end_those_of(user, tonumber(before), kept)

@@ -58,10 +58,6 @@ impl Check {
         if let Some(Remembered { identity, until }) = self.cookies.remembered.get(cookie) {
             match identity {
                 None if until > now.seconds() => return (Err(Refusal::Revoked), Source::Memory),
-                Some(identity) if self.revocations.name(identity.session) => {
-                    return (Err(Refusal::Revoked), Source::Memory);
-                }
-                // Behind a cut-off a session may live on, and then it is loaded after that.
                 Some(identity) if until > now.seconds() && !self.revocations.cover(&identity) => {
                     let staleness = self.freshness.staleness(identity.bucket, instant);
                     if strict || staleness > self.max_staleness {
@@ -69,6 +65,10 @@ impl Check {
                     }
                     return (Ok(identity), Source::Memory);
                 }
+                Some(identity) if self.revocations.name(identity.session) => {
+                    return (Err(Refusal::Revoked), Source::Memory);
+                }
+                // Behind a cut-off a session may live on, and then it is loaded after that.
                 _ => drop(self.cookies.remembered.remove(cookie)),
             }
         }

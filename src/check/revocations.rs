@@ -83,6 +83,8 @@ impl CutOffs {
 pub struct Revocations {
     /// Sessions, by id: when they were revoked.
     sessions: HashMap<u128, Held, RandomHash>,
+    /// Sessions that go on, by id: what was issued for them up to this time is dead.
+    credentials: HashMap<u128, Held, RandomHash>,
     users: HashMap<UserId, CutOffs>,
     /// By bucket: everything issued up to this time is dead or has to be refreshed.
     everything: Box<[AtomicU64]>,
@@ -111,6 +113,10 @@ impl Revocations {
                 .hasher(RandomHash::default())
                 .resize_mode(ResizeMode::Blocking)
                 .build(),
+            credentials: HashMap::builder()
+                .hasher(RandomHash::default())
+                .resize_mode(ResizeMode::Blocking)
+                .build(),
             users: HashMap::builder().resize_mode(ResizeMode::Blocking).build(),
             everything: times(),
             stated: times(),
@@ -128,6 +134,12 @@ impl Revocations {
         let everything = self.everything[usize::from(identity.bucket)].load(Ordering::Acquire);
         if identity.issued.0 <= everything
             || self.sessions.pin().contains_key(&identity.session.as_u128())
+        {
+            return true;
+        }
+        if !self.credentials.is_empty()
+            && let Some(before) = self.credentials.pin().get(&identity.session.as_u128())
+            && identity.issued <= before.at()
         {
             return true;
         }
@@ -165,6 +177,11 @@ impl Revocations {
                 let new = Held::new(bucket, at);
                 self.sessions.pin().update_or_insert(sid.as_u128(), |old| new.max(*old), new);
             }
+            Revocation::Credentials { session, before } => {
+                let new = Held::new(bucket, *before);
+                let id = session.as_u128();
+                self.credentials.pin().update_or_insert(id, |old| new.max(*old), new);
+            }
             Revocation::User { user, before, kept } => {
                 let new = CutOff { bucket, before: *before, kept: *kept };
                 let first = || CutOffs(vec![new]);
@@ -187,6 +204,10 @@ impl Revocations {
         let newest = self.clocks.iter().map(|clock| clock.load(Ordering::Acquire)).max();
         let said = match &revocation {
             Revocation::Session(sid) => self.sessions.pin().contains_key(&sid.as_u128()),
+            Revocation::Credentials { session, before } => {
+                let credentials = self.credentials.pin();
+                credentials.get(&session.as_u128()).is_some_and(|held| held.at() >= *before)
+            }
             Revocation::User { user, before, .. } => {
                 self.users.pin().get(user).is_some_and(|cuts| cuts.newest() >= *before)
             }
@@ -232,6 +253,10 @@ impl Revocations {
         let mut all: Vec<Revocation> = (sessions.iter().filter(|(_, held)| of_bucket(held)))
             .map(|(sid, _)| Revocation::Session(SessionId(sid.to_be_bytes())))
             .collect();
+        let credentials = self.credentials.pin();
+        all.extend(credentials.iter().filter(|(_, held)| of_bucket(held)).map(|(sid, held)| {
+            Revocation::Credentials { session: SessionId(sid.to_be_bytes()), before: held.at() }
+        }));
         let users = self.users.pin();
         for (user, cuts) in &users {
             let of_bucket = |cut: &&CutOff| cut.bucket == bucket && cut.before >= oldest;
@@ -264,7 +289,9 @@ impl Revocations {
             return;
         };
         let (sessions, users) = (self.sessions.pin(), self.users.pin());
-        let mut times: Vec<Timestamp> = sessions.values().map(|held| held.at()).collect();
+        let credentials = self.credentials.pin();
+        let mut times: Vec<Timestamp> =
+            sessions.values().chain(credentials.values()).map(|held| held.at()).collect();
         times.extend(users.values().map(CutOffs::newest));
         let half = times.len() / 2;
         if times.len() <= self.most {
@@ -276,6 +303,7 @@ impl Revocations {
         }
         sessions.retain(|_, held| held.at() > before);
         users.retain(|_, cuts| cuts.newest() > before);
+        credentials.retain(|_, held| held.at() > before);
         metrics::revocations_coarsened();
         tracing::warn!(
             most = self.most,
@@ -299,12 +327,13 @@ impl Revocations {
         let oldest = self.clocks.iter().map(|clock| Self::oldest(clock, retention)).min();
         let oldest = oldest.unwrap_or_default();
         self.sessions.pin().retain(|_, held| held.at() >= oldest);
+        self.credentials.pin().retain(|_, held| held.at() >= oldest);
         self.users.pin().retain(|_, cuts| cuts.newest() >= oldest);
     }
 
     /// How many are held.
     pub fn len(&self) -> usize {
-        self.sessions.len() + self.users.len()
+        self.sessions.len() + self.credentials.len() + self.users.len()
     }
 
     /// Whether none is held.
@@ -354,6 +383,21 @@ mod tests {
         set.learn(3, &Revocation::Session(SessionId([1; 16])), Timestamp(1_000));
         assert!(set.cover(&identity("ann", 1, 5)));
         assert!(!set.cover(&identity("ann", 2, 5)));
+    }
+
+    #[test]
+    fn credentials_die_and_their_session_goes_on() {
+        let set = Revocations::new(16, 100);
+        for before in [1_000, 900] {
+            let session = SessionId([1; 16]);
+            let before = Timestamp(before);
+            set.learn(3, &Revocation::Credentials { session, before }, before);
+        }
+        assert!(set.cover(&identity("ann", 1, 1_000)), "to the millisecond");
+        assert!(!set.cover(&identity("ann", 1, 1_001)), "issued after");
+        assert!(!set.cover(&identity("ann", 2, 900)), "another session");
+        set.tick(3, Timestamp(100_000));
+        assert_eq!(set.len(), 1);
     }
 
     #[test]

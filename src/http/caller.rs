@@ -141,6 +141,16 @@ impl FromRequestParts<Arc<Gateway>> for User {
     }
 }
 
+/// Ending sessions of one's own other devices wants a fresh login from whoever can give one here: a
+/// stolen session alone must not throw its owner out (OWASP ASVS 7.5.2).
+pub(super) fn wants_fresh_login(gateway: &Gateway, user: &Identity) -> Result<(), Problem> {
+    const RECENT: u64 = 5 * 60;
+    if gateway.logins.know(&user.user) && Timestamp::now().seconds() > user.auth_time + RECENT {
+        return Err(Problem::step_up("this needs a login within the last 5 minutes"));
+    }
+    Ok(())
+}
+
 /// A backend, by its service key.
 pub(super) struct Service(pub(super) ServiceKey);
 

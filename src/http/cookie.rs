@@ -21,6 +21,8 @@ pub struct Cookies {
     /// Where it shows which device it is.
     device: String,
     attributes: String,
+    /// For the session cookie only.
+    domain: String,
     /// How long browsers keep the cookie of a remembered session, in seconds. How long it is good for
     /// is decided elsewhere.
     remembered: u64,
@@ -42,14 +44,17 @@ impl Cookies {
         if secure {
             attributes += "; Secure";
         }
-        if !domain.is_empty() {
-            attributes += "; Domain=";
-            attributes += domain;
-        }
+        let domain = match domain.as_str() {
+            "" => String::new(),
+            domain => format!("; Domain={domain}"),
+        };
         let session = format!("{prefix}{}", config.cookie.name);
+        // The others are for the gateway alone, whoever shares the session.
+        let own = if secure { "__Host-" } else { "" };
+        let own = |what: &str| format!("{own}{}-{what}", config.cookie.name);
         let remembered = config.sessions.remembered_absolute.as_secs();
-        let (login, device) = (format!("{session}-login"), format!("{session}-device"));
-        Self { session, login, device, attributes, remembered, origin: origin(url) }
+        let (login, device) = (own("login"), own("device"));
+        Self { session, login, device, attributes, domain, remembered, origin: origin(url) }
     }
 
     /// Sets the session cookie, which outlives the browser when the session is remembered, and that of
@@ -109,7 +114,9 @@ impl Cookies {
 
     fn set(&self, name: &str, value: &str, life: Option<u64>) -> Option<(HeaderName, HeaderValue)> {
         let life = life.map(|seconds| format!("; Max-Age={seconds}")).unwrap_or_default();
-        let value = HeaderValue::from_str(&format!("{name}={value}{}{life}", self.attributes));
+        let domain = if name == self.session { self.domain.as_str() } else { "" };
+        let value = format!("{name}={value}{}{domain}{life}", self.attributes);
+        let value = HeaderValue::from_str(&value);
         value.ok().map(|value| (header::SET_COOKIE, value))
     }
 

@@ -1,5 +1,6 @@
 //! `/api/v1/login`: people log in.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Json;
@@ -12,11 +13,11 @@ use serde_json::json;
 
 use super::App;
 use super::body::Body;
-use super::caller::ClientAddress;
-use super::cookie::cookie;
+use super::caller::{ClientAddress, Credentials};
 use super::problem::{FieldError, Problem};
 use super::sessions::display_name;
 use super::view::{SessionView, TokensView};
+use crate::check::Identity;
 use crate::login::password::PASSWORD_MAX;
 use crate::login::{Attempt, Entered, LoginError, Mode, Resolution, Verdict};
 use crate::model::id::USER_ID_MAX;
@@ -73,15 +74,19 @@ pub(super) enum Entrance {
     Ticket(Resolution),
 }
 
-/// Lets somebody in. A browser that had another session loses it. Says how often they may still try.
+/// Lets somebody in. Their own session goes on; another that the browser had ends: it is about to forget
+/// it, and nobody else shall have it, least of all whoever planted it there. Says how often they may still try.
 pub(super) async fn enter(
     gateway: &Gateway,
     headers: &HeaderMap,
     entrance: Entrance,
     verdict: &mut Option<Verdict>,
 ) -> Result<Entered, LoginError> {
+    let current = |mode| current(gateway, headers, mode);
     let entered = match entrance {
         Entrance::Password(mut attempt) => {
+            let current = current(attempt.mode).await;
+            attempt.current = current.map(|current| (current.user.clone(), current.session));
             if attempt.mode == Mode::Cookie {
                 attempt.browser = Some(gateway.cookies.browser_of(headers)?);
             }
@@ -98,24 +103,38 @@ pub(super) async fn enter(
         }
     };
     gateway.evicted(&entered.begun.session.user, &entered.evicted);
-    if entered.mode == Mode::Cookie {
-        leave(gateway, headers).await?;
+    if entered.mode == Mode::Cookie
+        && let Some(before) = current(Mode::Cookie).await
+        && before.session != entered.begun.session.id
+    {
+        end(gateway, &before).await?;
     }
     Ok(entered)
 }
 
-/// The browser is about to forget the session that it has: nobody else shall have it, least of all
-/// whoever planted it there.
-pub(super) async fn leave(gateway: &Gateway, headers: &HeaderMap) -> Result<(), StoreError> {
-    let Ok(Some(cookie)) = cookie(headers, &gateway.cookies.session) else {
-        return Ok(());
+/// The session that a client has already, in the form that it asks for.
+async fn current(gateway: &Gateway, headers: &HeaderMap, mode: Mode) -> Option<Arc<Identity>> {
+    let credentials = Credentials::read(headers, &gateway.cookies).ok()?;
+    let credentials = match mode {
+        Mode::Token => Credentials { cookie: None, ..credentials },
+        Mode::Cookie => Credentials { bearer: None, ..credentials },
     };
     let (check, now) = (&gateway.check, Timestamp::now());
-    if let Ok(before) = check.authenticate_cookie(cookie, now, Instant::now(), false).await.0 {
-        gateway.sessions.revoke(&before.user, before.session, EndCause::Logout).await?;
-        gateway.ended(&before.user, Revocation::Session(before.session));
-    }
+    credentials.authenticate(check, now, Instant::now(), false).await.0.ok()
+}
+
+async fn end(gateway: &Gateway, before: &Identity) -> Result<(), StoreError> {
+    gateway.sessions.revoke(&before.user, before.session, EndCause::Logout).await?;
+    gateway.ended(&before.user, Revocation::Session(before.session));
     Ok(())
+}
+
+/// Ends the session of a browser that logs out.
+pub(super) async fn leave(gateway: &Gateway, headers: &HeaderMap) -> Result<(), StoreError> {
+    match current(gateway, headers, Mode::Cookie).await {
+        Some(before) => end(gateway, &before).await,
+        None => Ok(()),
+    }
 }
 
 /// Hands out what the client is to hold.
@@ -188,6 +207,7 @@ pub(super) async fn login(
         mode: request.mode,
         browser: None,
         device: request.device,
+        current: None,
     };
     let mut verdict = None;
     let entered = enter(&gateway, &headers, Entrance::Password(attempt), &mut verdict).await;

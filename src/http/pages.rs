@@ -170,6 +170,7 @@ pub(super) async fn login(
         mode: Mode::Cookie,
         browser: None,
         device: None,
+        current: None,
     };
     let entered = enter(&gateway, &headers, Entrance::Password(attempt), &mut None).await;
     answer(&gateway, &headers, &form, entered)

@@ -130,6 +130,9 @@ fn events(revocations: Result<Vec<Revocation>, Missed>, place: Timestamp) -> Vec
         Ok(revocations) => {
             let data = revocations.into_iter().map(|revocation| match revocation {
                 Revocation::Session(session) => json!({ "session": session }),
+                Revocation::Credentials { session, before } => {
+                    json!({ "session": session, "before": before })
+                }
                 Revocation::User { user, before, kept } => {
                     json!({ "user": user, "before": before, "except": kept })
                 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::App;
 use super::body::Body;
-use super::caller::User;
+use super::caller::{User, wants_fresh_login};
 use super::problem::Problem;
 use super::sessions::{display_name, ended};
 use super::view::SessionView;
@@ -78,6 +78,9 @@ pub(super) async fn revoke(
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
     let id = session_id(&id)?;
+    if id != user.session {
+        wants_fresh_login(&gateway, &user)?;
+    }
     if !gateway.sessions.revoke(&user.user, id, EndCause::Revoked).await? {
         return Err(no_such_session());
     }
@@ -97,8 +100,8 @@ pub(super) async fn revoke_all(
     User(user): User,
     Body(request): Body<RevokeAll>,
 ) -> Result<(StatusCode, Json<Revoked>), Problem> {
+    wants_fresh_login(&gateway, &user)?;
     let kept = (!request.include_current).then_some(user.session);
-    let ended = gateway.sessions.revoke_all(&user.user, kept, EndCause::Revoked).await?;
-    let (revoked, said) = ended.ok_or_else(|| Problem::unauthenticated("the session has ended"))?;
+    let (revoked, said) = gateway.sessions.revoke_all(&user.user, kept, EndCause::Revoked).await?;
     Ok(all_ended(revoked, gateway.confirmed(&user.user, said).await))
 }

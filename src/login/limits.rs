@@ -188,10 +188,10 @@ mod tests {
         let check = |address: &str| shield.check(address.parse().unwrap()).is_ok();
         assert!(check("2001:db8::1") && check("2001:db8::2"));
         assert!(!check("2001:db8::3"), "the same subscriber");
-        for i in 0..1_000_000 {
+        for i in 0..300_000 {
             let _ = shield.check(IpAddr::V6(Ipv6Addr::from_bits(i << 64)));
         }
-        let passed = (1_000_000..1_010_000)
+        let passed = (300_000..310_000)
             .filter(|i| shield.check(IpAddr::V6(Ipv6Addr::from_bits(i << 64))).is_ok());
         assert_eq!(passed.count(), 0, "full is strict");
     }

@@ -55,6 +55,8 @@ pub struct Attempt {
     pub browser: Option<String>,
     /// What their device was given when it was to be remembered.
     pub device: Option<String>,
+    /// The session that they have, and whose it is.
+    pub current: Option<(UserId, SessionId)>,
 }
 
 /// Somebody who may try.
@@ -180,6 +182,11 @@ impl Logins {
         self.users.exist()
     }
 
+    /// Whether a user has a password here.
+    pub fn know(&self, user: &UserId) -> bool {
+        self.users.current().get(user).is_some()
+    }
+
     /// Whether the password file bars a user.
     pub fn bars(&self, user: &UserId) -> bool {
         self.users.current().get(user).is_some_and(|user| user.disabled)
@@ -232,6 +239,11 @@ impl Logins {
             None if remember => Some(random()?),
             None => None,
         };
+        if let Some((_, sid)) = attempt.current.filter(|(current, _)| *current == user.name)
+            && let Some(begun) = self.renew(&user, sid).await?
+        {
+            return self.enter(begun, mode, Vec::new(), device).await;
+        }
         let new = new_session(&user, address, user_agent, named.clone(), remember, device.clone());
         match self.begin(&user, new).await {
             Ok((begun, evicted)) => self.enter(begun, mode, evicted, device).await,
@@ -311,13 +323,25 @@ impl Logins {
         new: NewSession,
     ) -> Result<(Begun, Vec<SessionId>), LoginError> {
         let (begun, evicted) = self.sessions.begin(new).await?;
+        Ok((self.recheck(user, begun).await?, evicted))
+    }
+
+    /// Goes on with a session of the user, unless it has ended meanwhile.
+    async fn renew(&self, user: &User, sid: SessionId) -> Result<Option<Begun>, LoginError> {
+        match self.sessions.reauthenticate(&user.name, sid, "pwd", &user.mark).await? {
+            Some(begun) => self.recheck(user, begun).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn recheck(&self, user: &User, begun: Begun) -> Result<Begun, LoginError> {
         let directory = self.users.current();
         let same = directory.get(&user.name).filter(|now| now.mark == user.mark && !now.disabled);
         if same.is_none() {
             self.sessions.revoke(&user.name, begun.session.id, EndCause::Admin).await?;
             return Err(LoginError::Credentials);
         }
-        Ok((begun, evicted))
+        Ok(begun)
     }
 
     /// Follows the password file, until told to stop.

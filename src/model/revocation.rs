@@ -10,6 +10,13 @@ use super::{SessionId, Timestamp, UserId};
 pub enum Revocation {
     /// One session.
     Session(SessionId),
+    /// What was issued for one session up to a time. The session goes on.
+    Credentials {
+        /// Which.
+        session: SessionId,
+        /// The last instant that is covered.
+        before: Timestamp,
+    },
     /// Everything issued to a user up to a time, except for one session.
     User {
         /// Whose.
@@ -30,6 +37,7 @@ impl fmt::Display for Revocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Session(sid) => write!(f, "s:{sid}"),
+            Self::Credentials { session, before } => write!(f, "c:{}:{session}", before.0),
             Self::User { user, before, kept: Some(kept) } => {
                 write!(f, "u:{}:{kept}:{user}", before.0)
             }
@@ -52,6 +60,11 @@ impl FromStr for Revocation {
             let (kind, rest) = text.split_once(':')?;
             match kind {
                 "s" => Some(Self::Session(rest.parse().ok()?)),
+                "c" => {
+                    let (before, session) = rest.split_once(':')?;
+                    let before = Timestamp(before.parse().ok()?);
+                    Some(Self::Credentials { session: session.parse().ok()?, before })
+                }
                 "u" => {
                     let mut parts = rest.splitn(3, ':');
                     let before = Timestamp(parts.next()?.parse().ok()?);
@@ -79,6 +92,7 @@ mod tests {
         let user: UserId = "ann@example.com".parse().unwrap();
         for revocation in [
             Revocation::Session(sid),
+            Revocation::Credentials { session: sid, before: Timestamp(17) },
             Revocation::User { user: user.clone(), before: Timestamp(17), kept: Some(sid) },
             Revocation::User { user, before: Timestamp(17), kept: None },
             Revocation::Everything { before: Timestamp(1_795_521_038_123) },
@@ -89,7 +103,9 @@ mod tests {
 
     #[test]
     fn nonsense_is_not_a_revocation() {
-        for text in ["", "s", "s:", "s:short", "u:1:-", "u:x:-:ann", "a:", "a:-1", "z:1"] {
+        for text in
+            ["", "s", "s:", "s:short", "c:1", "c:x:", "u:1:-", "u:x:-:ann", "a:", "a:-1", "z:1"]
+        {
             assert!(text.parse::<Revocation>().is_err(), "{text:?}");
         }
     }

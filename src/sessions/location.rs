@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use maxminddb::{MaxMindDbError, PathElement, Reader, path};
 
 use super::device::tidy;
-use crate::model::Location;
+use crate::model::{Location, Timestamp};
 
 /// The longest name of a city, in bytes.
 pub const CITY_MAX: usize = 64;
@@ -45,6 +45,7 @@ impl Locations {
         let seen = stamp(path);
         let reader = Reader::open_readfile(path)
             .map_err(|cause| UnusableDatabase { path: path.to_owned(), cause })?;
+        warn_if_old(path, &reader);
         Ok(Self {
             reader: ArcSwapOption::from_pointee(reader),
             file: Some((path.to_owned(), Mutex::new(seen))),
@@ -65,6 +66,7 @@ impl Locations {
         *seen = now;
         match Reader::open_readfile(path) {
             Ok(reader) => {
+                warn_if_old(path, &reader);
                 self.reader.store(Some(reader.into()));
                 tracing::info!(path = %path.display(), "location database reloaded");
             }
@@ -99,6 +101,17 @@ impl Locations {
     pub fn built(&self) -> Option<DateTime<Utc>> {
         let epoch = self.reader.load().as_ref()?.metadata().build_epoch;
         DateTime::from_timestamp(epoch.try_into().ok()?, 0)
+    }
+}
+
+/// Addresses move; the makers of these databases give out a new one every week.
+fn warn_if_old(path: &Path, reader: &Reader<Vec<u8>>) {
+    const OLD: u64 = 60;
+    let built = reader.metadata().build_epoch;
+    let days = Timestamp::now().seconds().saturating_sub(built) / 86_400;
+    if days > OLD {
+        let path = path.display();
+        tracing::warn!(%path, days, "the location database is old: places may be wrong; get a new one");
     }
 }
 

@@ -179,6 +179,21 @@ impl Sessions {
         }
     }
 
+    /// Goes on with a session whose user proved again who they are: with new credentials, while all that
+    /// was issued before is dead. `None` when it is not theirs or has ended.
+    pub async fn reauthenticate(
+        &self,
+        user: &UserId,
+        sid: SessionId,
+        method: &str,
+        mark: &str,
+    ) -> Result<Option<Begun>, SessionError> {
+        let mut seed = Seed::default();
+        rand::fill(&mut seed).map_err(|_| KeyError::Crypto("no randomness"))?;
+        let renewed = self.store.session_reauthenticate(user, sid, seed, method, mark).await?;
+        Ok(renewed.map(|(issued, Record { session, seed })| Begun { session, issued, seed }))
+    }
+
     /// The tokens of a session.
     pub fn tokens(&self, begun: Begun) -> Result<Tokens, KeyError> {
         self.issue(begun.session, begun.seed, begun.issued)
@@ -299,19 +314,16 @@ impl Sessions {
         Ok(ended)
     }
 
-    /// Ends all sessions of a user, except for one. Returns how many there were, and what to call it;
-    /// `None` when the one to keep has ended itself.
+    /// Ends all sessions of a user, except for one. Returns how many there were, and what to call it.
     pub async fn revoke_all(
         &self,
         user: &UserId,
         kept: Option<SessionId>,
         cause: EndCause,
-    ) -> Result<Option<(usize, Revocation)>, StoreError> {
-        let ended = self.store.session_revoke_all(user, kept, cause).await?;
-        Ok(ended.map(|(ended, revocation)| {
-            metrics::sessions_ended(cause.as_str(), ended.len() as u64);
-            (ended.len(), revocation)
-        }))
+    ) -> Result<(usize, Revocation), StoreError> {
+        let (ended, revocation) = self.store.session_revoke_all(user, kept, cause).await?;
+        metrics::sessions_ended(cause.as_str(), ended.len() as u64);
+        Ok((ended.len(), revocation))
     }
 
     /// Ends everything that began before now. Returns, by bucket, what to call it.

@@ -9,6 +9,7 @@ mod client;
 mod cluster;
 mod confirm;
 mod connection;
+mod credentials;
 pub mod devices;
 pub mod embedded;
 pub mod feed;

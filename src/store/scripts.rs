@@ -71,6 +71,7 @@ script!(LIVE, "session_live", "allow-oom", [BUCKET, RECORD, SESSION]);
 script!(LOAD, "session_load", "allow-oom", [BUCKET, RECORD, SESSION]);
 script!(LIST, "session_list", "allow-oom", [BUCKET, RECORD, SESSION, DESCRIBE]);
 script!(UPDATE, "session_update", "", [BUCKET, RECORD, SESSION, DESCRIBE]);
+script!(REAUTHENTICATE, "session_reauthenticate", "", [BUCKET, RECORD, FEED, SESSION, DESCRIBE]);
 script!(TOUCH, "session_touch", "", [BUCKET, RECORD, SESSION]);
 script!(REVOKE, "session_revoke", "allow-oom", [BUCKET, RECORD, FEED, SESSION]);
 script!(REVOKE_ALL, "session_revoke_all", "allow-oom", [BUCKET, RECORD, FEED, SESSION]);
@@ -174,6 +175,7 @@ mod tests {
             &LOAD,
             &LIST,
             &UPDATE,
+            &REAUTHENTICATE,
             &TOUCH,
             &REVOKE,
             &REVOKE_ALL,

@@ -331,28 +331,6 @@ impl Store {
         Ok(Some(user))
     }
 
-    /// A session as it is, if it is live at this moment, and when that moment is.
-    pub async fn session_load(
-        &self,
-        bucket: u8,
-        sid: SessionId,
-    ) -> Result<Option<(Timestamp, Record)>, StoreError> {
-        let args = vec![sid.to_string().into()];
-        let mut reply = self.run(&scripts::LOAD, bucket, args).await?;
-        let outcome = reply.text()?;
-        let echoed = reply.session_id()?;
-        reply.must_echo(echoed == sid)?;
-        if outcome != "live" {
-            return Ok(None);
-        }
-        let user = reply.text()?;
-        let issued = reply.time()?;
-        let expires = reply.time()?;
-        let record = reply.session(sid, expires, String::new())?;
-        reply.must_echo(record.session.user.as_str() == user)?;
-        Ok(Some((issued, record)))
-    }
-
     /// The live sessions of a user, the last active first.
     pub async fn session_list(&self, user: &UserId) -> Result<Vec<Session>, StoreError> {
         let args = vec![user.as_str().into()];
@@ -436,25 +414,24 @@ impl Store {
         Ok(outcome == "ended")
     }
 
-    /// Ends every session of a user, except for one. Returns those that it ended, and what it said;
-    /// `None`, and nothing is done, when the one to keep is not live.
+    /// Ends every session of a user, except for one that is live. Returns those that it ended, and what
+    /// it said.
     pub async fn session_revoke_all(
         &self,
         user: &UserId,
         kept: Option<SessionId>,
         cause: EndCause,
-    ) -> Result<Option<(Vec<SessionId>, Revocation)>, StoreError> {
+    ) -> Result<(Vec<SessionId>, Revocation), StoreError> {
         let spared = kept.map_or_else(|| "-".to_owned(), |sid| sid.to_string());
         let args = vec![user.as_str().into(), spared.into(), cause.as_str().into()];
         let mut reply = self.run(&scripts::REVOKE_ALL, self.bucket_of(user), args).await?;
-        let outcome = reply.text()?;
+        reply.must_be("ended")?;
         let echoed = reply.text()?;
         reply.must_echo(echoed == user.as_str())?;
-        if outcome == "unknown" {
-            return Ok(None);
-        }
-        let revocation = Revocation::User { user: user.clone(), before: reply.time()?, kept };
-        Ok(Some((reply.session_ids()?, revocation)))
+        let before = reply.time()?;
+        let kept = kept.filter(|kept| reply.text().is_ok_and(|text| text == kept.to_string()));
+        let revocation = Revocation::User { user: user.clone(), before, kept };
+        Ok((reply.session_ids()?, revocation))
     }
 
     /// Everything in a bucket that was issued before now is dead. Returns what it said.

@@ -41,7 +41,13 @@ async fn a_remembered_cookie_outlives_the_browser() {
     let body =
         json!({ "username": "ann", "password": PASSWORD, "mode": "cookie", "remember": true });
     let answer = Answer::of(gatehouse.gateway().post("/api/v1/login").json(&body)).await;
-    let set = answer.headers["set-cookie"].to_str().unwrap();
+    let mut all = answer.headers.get_all("set-cookie").iter().map(|set| set.to_str().unwrap());
+    let device = all.next().unwrap();
+    assert!(
+        device.starts_with("__Host-gatehouse-device=") && !device.contains("Domain"),
+        "{device}"
+    );
+    let set = all.next().unwrap();
     assert!(set.starts_with("__Secure-gatehouse=ghs_"), "{set}");
     let attributes =
         "; Path=/; HttpOnly; SameSite=Lax; Secure; Domain=example.com; Max-Age=2592000";

@@ -52,6 +52,31 @@ async fn nobody_learns_who_exists() {
     assert!(gatehouse.redis.keys("*session:*").is_empty());
 }
 
+/// The median of what these took.
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+#[tokio::test]
+async fn a_login_takes_as_long_for_somebody_unknown() {
+    let gatehouse = Gatehouse::start().await;
+    let gateway = gatehouse.gateway();
+    let (mut known, mut unknown) = (Vec::new(), Vec::new());
+    for i in 0..500 {
+        // In turns, so that what else the machine does counts for both.
+        for (name, times) in [("ann", &mut known), ("zoe", &mut unknown)] {
+            let start = Instant::now();
+            let answer = Answer::of(gateway.password(name, &format!("guess {i}"))).await;
+            times.push(start.elapsed());
+            assert_eq!(answer.status, 401);
+        }
+    }
+    let (known, unknown) = (median(known).as_secs_f64(), median(unknown).as_secs_f64());
+    println!("known {known:.6} s, unknown {unknown:.6} s");
+    assert!((0.9..1.1).contains(&(known / unknown)), "{known} s, {unknown} s");
+}
+
 #[tokio::test]
 async fn what_is_no_login_is_named() {
     let gatehouse = Gatehouse::start().await;

@@ -35,5 +35,6 @@ mod revoke;
 mod secrets;
 mod serve;
 mod steady_state;
+mod step_up;
 mod throttle;
 mod users;
