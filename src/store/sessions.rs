@@ -429,7 +429,8 @@ impl Store {
         let echoed = reply.text()?;
         reply.must_echo(echoed == user.as_str())?;
         let before = reply.time()?;
-        let kept = kept.filter(|kept| reply.text().is_ok_and(|text| text == kept.to_string()));
+        let spared = reply.text()?;
+        let kept = kept.filter(|kept| spared == kept.to_string());
         let revocation = Revocation::User { user: user.clone(), before, kept };
         Ok((reply.session_ids()?, revocation))
     }
