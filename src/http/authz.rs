@@ -14,6 +14,7 @@ use std::time::Instant;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::Response;
+use memchr::memchr2;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use url::Url;
 
@@ -228,7 +229,7 @@ fn is_alias(name: &str) -> bool {
         let same = |(a, b): (u8, u8)| a.eq_ignore_ascii_case(&b) || b == b'-' && b"_.".contains(&a);
         name.len() == ours.len() && name.bytes().zip(ours.bytes()).all(same)
     };
-    name.contains(['_', '.']) && ours().any(|ours| same(ours.as_str()))
+    memchr2(b'_', b'.', name.as_bytes()).is_some() && ours().any(|ours| same(ours.as_str()))
 }
 
 /// The headers of a request to a backend that are ours alone to set.

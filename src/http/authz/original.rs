@@ -94,8 +94,9 @@ impl<'a> OriginalUrl<'a> {
     }
 
     fn parse(text: &'a str) -> Option<Self> {
-        let (scheme, rest) = text.split_once("://")?;
-        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (scheme, rest) = text.split_once(':')?;
+        let rest = rest.strip_prefix("//")?;
+        let end = rest.bytes().position(|byte| b"/?#".contains(&byte)).unwrap_or(rest.len());
         Self::new(scheme, &rest[..end], &rest[end..])
     }
 }
@@ -142,8 +143,8 @@ impl<'a> Original<'a> {
                 (Some(method.as_str()), url)
             }
         };
-        let named = headers.contains_key(FORWARDED_FOR).then_some(peer);
-        is_short(headers).then_some(Self { method, url, peer: named })
+        let hops = hops(headers);
+        (hops <= HOPS).then_some(Self { method, url, peer: (hops > 0).then_some(peer) })
     }
 
     /// What Envoy says over gRPC: scheme, host, path with query, and who connected to it.
@@ -154,14 +155,14 @@ impl<'a> Original<'a> {
         headers: &HeaderMap,
     ) -> Option<Self> {
         let url = OriginalUrl::new(scheme, host, path)?;
-        is_short(headers).then_some(Self { method: Some(method), url: Some(url), peer })
+        (hops(headers) <= HOPS).then_some(Self { method: Some(method), url: Some(url), peer })
     }
 }
 
-/// Whether the list of addresses is short enough to be one of proxies.
-fn is_short(headers: &HeaderMap) -> bool {
+/// How many addresses the proxies name.
+fn hops(headers: &HeaderMap) -> usize {
     let values = headers.get_all(FORWARDED_FOR).iter();
-    values.map(|value| value.as_bytes().split(|byte| *byte == b',').count()).sum::<usize>() <= HOPS
+    values.map(|value| value.as_bytes().split(|byte| *byte == b',').count()).sum()
 }
 
 /// The value of a header that may be there once. An error when it is there twice, or holds what is
@@ -206,11 +207,15 @@ mod tests {
 
     #[test]
     fn a_list_of_addresses_has_an_end() {
-        let short = |hops: usize| {
-            is_short(&map(&[("x-forwarded-for", vec!["1.1.1.1"; hops].join(", ").as_str())]))
+        let read = |hops: usize| {
+            let headers = map(&[("x-forwarded-for", vec!["1.1.1.1"; hops].join(", ").as_str())]);
+            let (peer, uri) = ("10.0.0.1:1".parse().ok(), Uri::default());
+            let asked = Dialect::AuthRequest;
+            Original::read(asked, peer, &Method::GET, &uri, &headers).map(|read| read.peer)
         };
-        assert!(short(1) && short(50) && !short(51));
-        assert!(is_short(&HeaderMap::new()));
+        let peer = "10.0.0.1:1".parse().ok();
+        assert_eq!((read(1), read(50), read(51)), (Some(peer), Some(peer), None));
+        assert_eq!(hops(&HeaderMap::new()), 0);
     }
 
     #[test]
