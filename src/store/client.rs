@@ -20,7 +20,6 @@ pub(super) struct Plan {
     server: Config,
     connections: usize,
     timeout: Duration,
-    buckets: u16,
     waits: bool,
 }
 
@@ -34,7 +33,6 @@ impl Plan {
             server,
             connections: config.connections,
             timeout: config.timeout,
-            buckets: config.buckets,
             waits: config.durability == Durability::Wait,
         })
     }
@@ -56,7 +54,7 @@ impl Plan {
     /// What a gateway needs of a member, or of whatever server the plan is for.
     pub(super) fn links(&self, member: Option<Server>) -> Result<Links, StoreError> {
         let builder = self.builder(member.as_ref(), self.timeout);
-        let begin = || Connection::begin(builder.clone(), self.buckets);
+        let begin = || Connection::begin(builder.clone());
         let commands = (0..self.connections).map(|_| begin()).collect::<Result<_, _>>()?;
         let waiting = self.waits.then(begin).transpose()?;
         Ok(Links::new(member, commands, waiting))
@@ -64,7 +62,7 @@ impl Plan {
 
     /// A connection for blocking reads, which bring a limit of their own.
     pub(super) fn reader(&self, member: Option<&Server>) -> Result<Arc<Connection>, StoreError> {
-        Connection::begin(self.builder(member, Duration::ZERO), self.buckets)
+        Connection::begin(self.builder(member, Duration::ZERO))
     }
 
     fn builder(&self, member: Option<&Server>, timeout: Duration) -> Builder {

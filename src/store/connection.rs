@@ -42,9 +42,8 @@ pub(super) struct Connection {
     builder: Builder,
     live: ArcSwap<Live>,
     start: Instant,
-    /// By bucket: since when nothing is answered, in milliseconds after `start` plus one; zero is
-    /// never.
-    silent: Box<[AtomicU64]>,
+    /// Since when nothing is answered, in milliseconds after `start` plus one; zero is never.
+    silent: AtomicU64,
     /// It answered something else than was asked.
     distrusted: AtomicBool,
     replacing: Mutex<()>,
@@ -52,12 +51,12 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Connects in the background, again and again until it holds.
-    pub(super) fn begin(builder: Builder, buckets: u16) -> Result<Arc<Self>, StoreError> {
+    pub(super) fn begin(builder: Builder) -> Result<Arc<Self>, StoreError> {
         let connection = Arc::new(Self {
             live: ArcSwap::from_pointee(Live::begin(&builder)?),
             builder,
             start: Instant::now(),
-            silent: (0..buckets).map(|_| AtomicU64::new(0)).collect(),
+            silent: AtomicU64::new(0),
             distrusted: AtomicBool::new(false),
             replacing: Mutex::default(),
         });
@@ -69,17 +68,14 @@ impl Connection {
         self.live.load().client.clone()
     }
 
-    /// Notes whether a server that has a bucket has answered.
-    pub(super) fn note(&self, bucket: u8, answered: bool) {
-        let silent = &self.silent[usize::from(bucket)];
-        if answered {
-            if silent.load(Ordering::Relaxed) != 0 {
-                silent.store(0, Ordering::Relaxed);
-            }
-        } else {
+    /// Notes whether the server has answered.
+    pub(super) fn note(&self, answered: bool) {
+        if !answered {
             let now = self.start.elapsed().as_millis();
             let now = u64::try_from(now).unwrap_or(u64::MAX - 1) + 1;
-            let _ = silent.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+            let _ = self.silent.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+        } else if self.silent.load(Ordering::Relaxed) != 0 {
+            self.silent.store(0, Ordering::Relaxed);
         }
     }
 
@@ -89,13 +85,11 @@ impl Connection {
     }
 
     fn is_of_use(&self) -> bool {
-        let now = self.start.elapsed();
-        let silence = |silent: &AtomicU64| match silent.load(Ordering::Relaxed) {
+        let silence = match self.silent.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
-            since => now.saturating_sub(Duration::from_millis(since - 1)),
+            since => self.start.elapsed().saturating_sub(Duration::from_millis(since - 1)),
         };
-        !self.distrusted.load(Ordering::Acquire)
-            && self.silent.iter().all(|silent| silence(silent) < SILENCE)
+        !self.distrusted.load(Ordering::Acquire) && silence < SILENCE
     }
 
     /// Puts a new client in the place of this one, as soon as it is connected.
@@ -107,9 +101,7 @@ impl Connection {
             .map_err(|_| StoreError::unavailable("no new connection in time"))??;
         let old = self.live.swap(Arc::new(new));
         self.distrusted.store(false, Ordering::Release);
-        for silent in &self.silent {
-            silent.store(0, Ordering::Relaxed);
-        }
+        self.silent.store(0, Ordering::Relaxed);
         tokio::spawn(async move {
             tokio::time::sleep(HANDOVER).await;
             drop(old);

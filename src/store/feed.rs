@@ -185,7 +185,7 @@ impl Store {
             .xread_map(Some(1000), Some(block), streams.clone(), ids)
             .await;
         if let Some(first) = after.first() {
-            connection.note(first.bucket, news.is_ok());
+            connection.note(news.is_ok());
             if let Err(error) = &news {
                 self.topology.failed(first.bucket, error);
             }

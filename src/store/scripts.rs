@@ -152,7 +152,7 @@ impl Store {
         if matches!(&result, Err(error) if error.details().starts_with("NOSCRIPT")) {
             result = client.eval(text.source.clone(), key, args).await;
         }
-        connection.note(bucket, result.is_ok());
+        connection.note(result.is_ok());
         metrics::redis_command(script.name, start.elapsed(), result.is_ok());
         match result? {
             Value::Array(values) => Ok(Reply::new(script.name, values, Arc::clone(connection))),

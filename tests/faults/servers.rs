@@ -122,7 +122,7 @@ impl Sentinels {
                 number("num-slaves") == replicas && number("num-other-sentinels") == 2
             })
         };
-        assert!(eventually(Duration::from_secs(30), complete).await, "Sentinels do not agree");
+        assert!(eventually(Duration::from_mins(1), complete).await, "Sentinels do not agree");
         sentinels
     }
 

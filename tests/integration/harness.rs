@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -40,7 +41,15 @@ pub(crate) async fn eventually<F: Future<Output = bool>>(
 
 /// A port of the loopback that nobody has at this moment.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    // Below those that the system gives to outgoing connections, of which one could take it first.
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let ports = || {
+        let next =
+            std::process::id().wrapping_mul(101).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        u16::try_from(10_000 + next % 20_000).unwrap()
+    };
+    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(ports).find(free).unwrap()
 }
 
 /// A child process that ends with its owner.
