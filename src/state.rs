@@ -112,13 +112,6 @@ impl Gateway {
         self.check.revocations.end(self.store.bucket_of(user), revocation);
     }
 
-    /// Sessions of a user gave way to a new one.
-    pub(crate) fn evicted(&self, user: &UserId, sessions: &[SessionId]) {
-        for session in sessions {
-            self.ended(user, Revocation::Session(*session));
-        }
-    }
-
     /// The same, and whether as many replicas have it as the settings ask for.
     pub(crate) async fn confirmed(&self, user: &UserId, revocation: Revocation) -> bool {
         self.ended(user, revocation.clone());
@@ -132,6 +125,13 @@ impl Gateway {
             self.store.confirm(bucket, &revocation).await
         });
         join_all(confirmed).await.into_iter().all(|confirmed| confirmed)
+    }
+
+    /// Sessions of a user gave way to a new one.
+    pub(crate) fn evicted(&self, user: &UserId, sessions: &[SessionId]) {
+        for session in sessions {
+            self.ended(user, Revocation::Session(*session));
+        }
     }
 
     /// Whether this gateway knows that a session has ended, whatever the store says: a server that

@@ -7,6 +7,7 @@
 mod activity;
 mod assertions;
 mod cookie;
+mod cut_offs;
 mod follow;
 mod freshness;
 mod hash;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use papaya::{HashMap, ResizeMode};
 
+use super::cut_offs::{CutOff, CutOffs};
 use super::hash::RandomHash;
 use super::{Identity, News};
 use crate::model::{Revocation, Session, SessionId, Timestamp, UserId};
@@ -27,54 +28,6 @@ impl Held {
 
     fn bucket(self) -> u8 {
         self.0.to_be_bytes()[7]
-    }
-}
-
-#[derive(Clone, Copy)]
-struct CutOff {
-    bucket: u8,
-    before: Timestamp,
-    kept: Option<SessionId>,
-}
-
-impl CutOff {
-    fn covers(&self, session: SessionId, issued: Timestamp) -> bool {
-        issued <= self.before && self.kept != Some(session)
-    }
-
-    fn includes(&self, other: &Self) -> bool {
-        self.before >= other.before && (self.kept.is_none() || self.kept == other.kept)
-    }
-}
-
-/// The cut-offs of one user: what one of them keeps, another may still cover.
-#[derive(Clone)]
-struct CutOffs(Vec<CutOff>);
-
-impl CutOffs {
-    fn cover(&self, session: SessionId, issued: Timestamp) -> bool {
-        self.0.iter().any(|cut| cut.covers(session, issued))
-    }
-
-    fn newest(&self) -> Timestamp {
-        self.0.iter().map(|cut| cut.before).max().unwrap_or_default()
-    }
-
-    /// With one more. Past a handful the two oldest become one that keeps nothing.
-    fn with(&self, new: CutOff) -> Self {
-        const HANDFUL: usize = 8;
-        if self.0.iter().any(|cut| cut.includes(&new)) {
-            return self.clone();
-        }
-        let mut cuts: Vec<CutOff> =
-            self.0.iter().filter(|cut| !new.includes(cut)).copied().collect();
-        cuts.push(new);
-        if cuts.len() > HANDFUL {
-            cuts.sort_by_key(|cut| cut.before);
-            cuts.remove(0);
-            cuts[0].kept = None;
-        }
-        Self(cuts)
     }
 }
 
@@ -183,7 +136,7 @@ impl Revocations {
                 self.credentials.pin().update_or_insert(id, |old| new.max(*old), new);
             }
             Revocation::User { user, before, kept } => {
-                let new = CutOff { bucket, before: *before, kept: *kept };
+                let new = CutOff { bucket, before: *before, kept: *kept, stated: true };
                 let first = || CutOffs(vec![new]);
                 self.users.pin().update_or_insert_with(user.clone(), |old| old.with(new), first);
             }
@@ -208,8 +161,9 @@ impl Revocations {
                 let credentials = self.credentials.pin();
                 credentials.get(&session.as_u128()).is_some_and(|held| held.at() >= *before)
             }
-            Revocation::User { user, before, .. } => {
-                self.users.pin().get(user).is_some_and(|cuts| cuts.newest() >= *before)
+            Revocation::User { user, before, kept } => {
+                let this = CutOff { bucket, before: *before, kept: *kept, stated: true };
+                self.users.pin().get(user).is_some_and(|cuts| cuts.include(&this))
             }
             Revocation::Everything { before } => {
                 self.stated[usize::from(bucket)].load(Ordering::Acquire) >= before.0
@@ -259,7 +213,8 @@ impl Revocations {
         }));
         let users = self.users.pin();
         for (user, cuts) in &users {
-            let of_bucket = |cut: &&CutOff| cut.bucket == bucket && cut.before >= oldest;
+            let of_bucket =
+                |cut: &&CutOff| cut.stated && cut.bucket == bucket && cut.before >= oldest;
             all.extend(cuts.0.iter().filter(of_bucket).map(|cut| Revocation::User {
                 user: user.clone(),
                 before: cut.before,
@@ -426,6 +381,18 @@ mod tests {
         assert!(set.cover(&identity("ann", 1, 900)));
         assert!(set.cover(&identity("ann", 1, 1_500)));
         assert!(!set.cover(&identity("ann", 50, 2_040)));
+    }
+
+    #[test]
+    fn only_what_was_said_is_said_again() {
+        let set = Revocations::new(16, 100);
+        let said: Vec<_> = (1..=20).map(|i| user("ann", 2_000 + u64::from(i), Some(i))).collect();
+        for revocation in &said {
+            set.learn(3, revocation, Timestamp(2_000));
+        }
+        let held = set.held(3, Duration::from_mins(1));
+        assert!(!held.is_empty() && held.iter().all(|held| said.contains(held)), "{held:?}");
+        assert!(set.held(4, Duration::from_mins(1)).is_empty(), "another bucket");
     }
 
     #[test]
