@@ -6,6 +6,7 @@
 //! its bucket.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -39,6 +40,8 @@ pub(super) struct Cluster {
     slots: Box<[u16]>,
     readers: Box<[ArcSwap<Reader>]>,
     doubt: Notify,
+    /// The members have told who has what, once at least.
+    surveyed: AtomicBool,
 }
 
 /// The reader of one bucket's feed.
@@ -75,6 +78,7 @@ impl Cluster {
             members: Mutex::new(members),
             plan,
             doubt: Notify::new(),
+            surveyed: AtomicBool::new(false),
         });
         tokio::spawn(Self::follow(Arc::downgrade(&cluster)));
         Ok(cluster)
@@ -83,6 +87,17 @@ impl Cluster {
     /// Who has a bucket.
     pub(super) fn owner(&self, bucket: u8) -> Arc<Links> {
         self.owners[usize::from(bucket)].load_full()
+    }
+
+    /// Everybody who has something, as soon as that is known.
+    pub(super) fn owners(&self) -> Result<Vec<Arc<Links>>, StoreError> {
+        if !self.surveyed.load(Ordering::Acquire) {
+            return Err(StoreError::unavailable("who has which bucket is not known yet"));
+        }
+        let mut owners: Vec<_> = self.owners.iter().map(ArcSwap::load_full).collect();
+        owners.sort_by_key(|links| Arc::as_ptr(links).addr());
+        owners.dedup_by(|one, other| Arc::ptr_eq(one, other));
+        Ok(owners)
     }
 
     /// Who has the key that all gateways share.
@@ -180,6 +195,7 @@ impl Cluster {
                 }
             }
         }
+        self.surveyed.store(true, Ordering::Release);
         let named: Vec<&Server> =
             answers.iter().flatten().flat_map(|(_, _, servers)| servers).collect();
         for server in &named {

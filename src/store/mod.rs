@@ -97,14 +97,17 @@ impl Store {
         })
     }
 
-    /// Waits for the first connection, then refuses a server whose settings would lose data, and
-    /// pins what every gateway on it must agree on.
+    /// Waits for the first connections, then refuses servers whose settings would lose data, and pins
+    /// what every gateway on them must agree on.
     pub async fn prepare(&self) -> Result<(), StoreError> {
+        for links in self.topology.servers()? {
+            let client = links.next().client();
+            client.wait_for_connect().await?;
+            let server: String = client.info(Some(fred::types::InfoKind::Server)).await?;
+            let memory: String = client.info(Some(fred::types::InfoKind::Memory)).await?;
+            check_settings(&server, &memory)?;
+        }
         let client = self.topology.links_of_meta().next().client();
-        client.wait_for_connect().await?;
-        let server: String = client.info(Some(fred::types::InfoKind::Server)).await?;
-        let memory: String = client.info(Some(fred::types::InfoKind::Memory)).await?;
-        check_settings(&server, &memory)?;
         let meta = keys::META;
         let _: i64 = client.hsetnx(meta, "schema", SCHEMA).await?;
         let _: i64 = client.hsetnx(meta, "buckets", self.buckets).await?;
@@ -176,8 +179,8 @@ fn check_settings(server: &str, memory: &str) -> Result<(), StoreError> {
     match field(memory, "maxmemory_policy").as_deref() {
         Some("noeviction") | None => Ok(()),
         Some(policy) => Err(StoreError::Unsafe(format!(
-            "redis.url: the server's maxmemory-policy is {policy}, which would end sessions when \
-             memory is full; set it: CONFIG SET maxmemory-policy noeviction"
+            "redis.url: a server's maxmemory-policy is {policy}, which would end sessions when \
+             memory is full; set it on each: CONFIG SET maxmemory-policy noeviction"
         ))),
     }
 }

@@ -46,6 +46,14 @@ impl Topology {
         }
     }
 
+    /// Every server that has something, as soon as that is known.
+    pub(super) fn servers(&self) -> Result<Vec<Arc<Links>>, StoreError> {
+        match self {
+            Self::One { links, .. } => Ok(vec![Arc::clone(links)]),
+            Self::Cluster(cluster) => cluster.owners(),
+        }
+    }
+
     /// By how many readers the feed has to be followed: one reads every bucket, or one each.
     pub(super) fn readers(&self, buckets: u16) -> usize {
         match self {

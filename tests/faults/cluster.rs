@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::servers::{Cluster, cli};
 use super::{Lab, watch};
-use crate::harness::{Gateway, eventually};
+use crate::harness::{Gateway, eventually, spawn};
 
 /// Logs one user of each bucket in, again and again, and tells for each how long the longest time
 /// without a success was.
@@ -211,4 +211,23 @@ async fn a_bucket_that_is_half_moved_is_not_judged_by_its_halves() {
     assert!(eventually(Duration::from_secs(3), works).await);
     assert_eq!(gateway.call(Method::POST, "/api/v1/logout", &two).await.status, 204);
     lab.refused_everywhere(&two.access).await;
+}
+
+/// One member that would throw sessions away is one too many.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_member_has_to_be_fit() {
+    let cluster = Cluster::start(3, 0).await;
+    let lab = Lab::over(cluster.url(), 1, &[]).await;
+    cli(cluster.primaries()[2], &["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+    let (config, log) =
+        (lab.house.dir.path().join("gatehouse.toml"), lab.house.dir.path().join("unfit"));
+    let url = format!("redis.url={}", cluster.url());
+    let mut unfit = spawn(&config, &["--set", &url], &log).await;
+    let ended = || {
+        let ended = unfit.process.0.try_wait().unwrap();
+        async move { ended.is_some_and(|status| !status.success()) }
+    };
+    assert!(eventually(Duration::from_secs(10), ended).await, "it starts all the same");
+    let said = std::fs::read_to_string(&log).unwrap();
+    assert!(said.contains("maxmemory-policy is allkeys-lru"), "{said}");
 }
